@@ -1,0 +1,37 @@
+# Every target works from a fresh clone: .venv is made and filled when pyproject.toml or constraints.txt changed.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+help:            ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+install: $(READY)  ## make .venv and install keepset with everything that tests need
+
+demo: $(READY)     ## run the main job on real images (about 10 minutes) and print where the reports are
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
+
+test: $(READY) browser  ## run all tests (about 15 minutes on two cores)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=20 -m "not slow and not gpu" tests
+
+test-slow: $(READY)  ## run the slow campaigns: calibration at full size, kill tests on every event
+	$(BIN)/python -m pytest -n 2 --durations=20 -m slow tests
+
+browser: $(READY)  ## install Chromium and axe-core for the report's tests, where they are missing
+	bash tests/manifests/browser/setup.sh
+
+bench: $(READY)    ## run every benchmark; each prints its ratios
+	for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+lint: $(READY)     ## ruff and mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+clean:             ## remove what the demo and the tests made
+	rm -rf demo .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help install demo test test-slow browser bench lint clean

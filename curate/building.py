@@ -1,0 +1,317 @@
+"""Walk the plan: measure every shard, decide stage by stage, fold the ledger, write the shards. Everything resumes by digests."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from curate.deciding import Setting, decide
+from curate.engine_local import default_workers, map_tasks
+from curate.frame import Frame
+from curate.measuring import MeasureTask, encoder_identity, measure_shard, part_path, shard_signature, stage_key
+from curate.plan import cached_digests, check_columns, evaluation_names, evaluation_paths, measures_of
+from curate.recipe import PoolPaths, Recipe, ResolvedStage, read_recipe
+from curate.stages import MEASURE, STAGES
+from curate.writing import finish
+from manifests.digest import digest
+from manifests.errors import Refusal
+from manifests.progress import Progress, record_event
+from manifests.publish import locked, publish_bytes, publish_json
+from manifests.run import Run, open_run
+from manifests.schema import FORMAT
+from manifests.shards.pool_yaml import PoolDescription, open_pool
+
+PACKAGES = ("numpy", "pyarrow", "pillow", "simplejpeg", "torch", "timm", "open_clip_torch", "faiss-cpu", "xxhash", "scipy")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a build runs; none of it reaches a verdict."""
+
+    workers: int
+    device: str
+    memory: int
+    quiet: bool = False
+    recheck: bool = False
+
+
+def build(
+    recipe: str | Path,
+    *,
+    pool: str | None = None,
+    out: str | Path,
+    settings: Sequence[str] = (),
+    reuse: Sequence[str | Path] = (),
+    workers: int | None = None,
+    device: str = "auto",
+    memory: str | int | None = None,
+    strict: bool = False,
+    recheck: bool = False,
+    quiet: bool = False,
+) -> Run:
+    """Curate a pool by a recipe into the run folder `out`: manifest, ledger, selection, shards.
+
+    Run again it continues where it stopped; finished, it says so at once; a changed parameter redoes that stage and what depends on it.
+
+    recipe      a YAML file, or the name of a recipe that ships with keepset
+    pool        a pool's folder or a shard URL; default: the recipe's
+    settings    `stage.parameter=value` overrides
+    reuse       other runs: parts whose digest stands there are hard-linked
+    memory      bytes, or text such as "4GiB"; default half of the machine or cgroup
+    strict      quarantined samples are an error [bad-samples], after everything has been written
+    recheck     read every shard again instead of trusting size and time
+    Errors      `Refusal` for everything that a user can cause
+    """
+    resolved = read_recipe(recipe, list(settings), pool)
+    if not resolved.pool:
+        raise Refusal("bad-recipe", str(recipe), "names no pool", "pool: PATH in the recipe, or --pool PATH")
+    description = open_pool(resolved.pool)
+    if not description.shards:
+        raise Refusal("empty-pool", resolved.pool, "has no shards", "at least one")
+    check_columns(resolved, description)
+    options = Options(workers or default_workers(), resolve_device(device), memory_bytes(memory), quiet, recheck)
+    root = Path(out)
+    with locked(root):
+        _refuse_foreign(root)
+        started = time.monotonic()
+        run = _finished(root, resolved, description, recheck)
+        if run is None:
+            for other in reuse:
+                _link(Path(other), root)
+            run = _build(resolved, description, root, options)
+            record_event(root / "events.jsonl", "built", seconds=round(time.monotonic() - started, 3), **run.info["counts"])
+    if strict and run.info["counts"]["quarantined"]:
+        count = run.info["counts"]["quarantined"]
+        raise Refusal("bad-samples", str(root), f"{count} samples are quarantined and --strict was given", "none", f"List them: manifests query {root} \"SELECT * FROM ledger WHERE status = 'quarantined'\"")
+    return run
+
+
+def _refuse_foreign(root: Path) -> None:
+    known = {"recipe.yaml", "run.json", "events.jsonl", "parts", "edges", "vectors", "ledger", "selection.npy", "shards", "evidence", "evaluations", "cache", "scratch", "report.html", ".lock"}
+    foreign = sorted(p.name for p in root.iterdir() if p.name not in known and not p.name.endswith(".tmp"))
+    if foreign and not (root / "recipe.yaml").exists():
+        raise Refusal("not-a-run", str(root), f"holds {', '.join(foreign[:3])} and is no run", "an empty or a new folder, or a run to go on with")
+
+
+def build_digest(recipe: Recipe, inputs: dict[str, list[str]]) -> str:
+    """What a finished run was made from: the resolved stages with their versions, the seed, every pool's shards."""
+    stages = [[s.id, stage_key(s, encoder_identity(s)), s.within, s.protect] for s in recipe.stages]
+    return digest(FORMAT, recipe.seed, recipe.shards, STAGES["measure.index"].version, stages, inputs)
+
+
+def _finished(root: Path, recipe: Recipe, pool: PoolDescription, recheck: bool) -> Run | None:
+    """The run, where it is finished and nothing that it was made from has changed."""
+    if recheck or not (root / "run.json").exists():
+        return None
+    inputs: dict[str, list[str]] = {}
+    for name, (folder, described) in _pools(recipe, pool, root).items():
+        known = cached_digests(folder, described)
+        if len(known) != len(described.shards):
+            return None
+        inputs[name] = [known[s.id] for s in described.shards]
+    run = open_run(root)
+    return run if run.info["build_digest"] == build_digest(recipe, inputs) and _outputs_stand(run) else None
+
+
+def _outputs_stand(run: Run) -> bool:
+    sizes = run.info["outputs"]
+    return all((run.path / name).is_file() and (run.path / name).stat().st_size == size for name, size in sizes.items())
+
+
+def _pools(recipe: Recipe, pool: PoolDescription, root: Path) -> dict[str, tuple[Path, PoolDescription]]:
+    """"" -> the pool itself; evaluation path -> its folder in the run and its description."""
+    names = evaluation_names(evaluation_paths(recipe))
+    return {"": (root, pool), **{path: (root / "evaluations" / name, open_pool(path)) for path, name in names.items()}}
+
+
+def _link(other: Path, root: Path) -> None:
+    """Hard-link (or copy) the parts, vectors and cache of another run that this run has not; digests decide later whether they serve."""
+    import shutil
+
+    if not (other / "parts").is_dir():
+        raise Refusal("not-a-run", str(other), "holds no parts", "a run, for --reuse")
+    for kind in ("parts", "vectors", "edges", "cache", "evaluations"):
+        for source in sorted((other / kind).rglob("*")):
+            target = root / source.relative_to(other)
+            if source.is_file() and not target.exists() and not source.name.startswith("."):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(source, target)
+                except OSError:
+                    shutil.copyfile(source, target)
+
+
+def _build(recipe: Recipe, pool: PoolDescription, root: Path, options: Options) -> Run:
+    for stale in ("run.json",):
+        (root / stale).unlink(missing_ok=True)
+    publish_bytes(root / "recipe.yaml", recipe.yaml().encode())
+    frames: dict[str, Frame] = {}
+    damage: list[str] = []
+    for path, (folder, described) in _pools(recipe, pool, root).items():
+        frames[path], found = measure_pool(recipe, described, folder, options, last=path or None)
+        damage += found
+    frame = frames.pop("")
+    if not len(frame.live):
+        raise Refusal("empty-pool", recipe.pool or "", "holds no samples", "at least one")
+    for path, evaluation in frames.items():
+        for stage in _measures_before(recipe, path):
+            evaluation.add_measure(stage)
+    counts = _stages(recipe, frame, Setting(recipe.seed, options.memory, options.device, frames), root, options)
+    return _finish(recipe, pool, frame, counts, root, options, damage, frames)
+
+
+def _measures_before(recipe: Recipe, path: str) -> list[ResolvedStage]:
+    """The measures that an evaluation pool needs: those listed before the last stage that reads it."""
+    last = max(i for i, s in enumerate(recipe.stages) if path in s.reads(PoolPaths))
+    return [s for s in recipe.stages[:last] if s.kind == MEASURE and s.name != "measure.index"]
+
+
+def measure_pool(recipe: Recipe, pool: PoolDescription, root: Path, options: Options, last: str | None = None) -> tuple[Frame, list[str]]:
+    """Run every measure over every shard of a pool into `root`; the measures that need a device run after the others, in this process."""
+    wanted = None if last is None else {s.id for s in _measures_before(recipe, last)}
+    known = cached_digests(root, pool, options.recheck)
+    results = {}
+    for device in (False, True):
+        stages = tuple(s for s in measures_of(recipe, device) if wanted is None or s.id in wanted)
+        if device and not stages:
+            break
+        tasks = [MeasureTask(s, root, stages, results[s.id].input_digest if device else known.get(s.id), options.device if device else "cpu") for s in pool.shards]
+        what = f"{pool.name}: " + (", ".join(s.id.removeprefix("measure.") for s in stages) if stages else "index")
+        with Progress(what, len(tasks), "shards", root / "events.jsonl", options.quiet) as progress:
+            for result in map_tasks(measure_shard, tasks, workers=1 if device else options.workers):
+                results[result.shard] = result
+                progress.advance()
+    cache = {s.url: {"signature": shard_signature(s), "digest": results[s.id].input_digest} for s in pool.shards}
+    publish_json(root / "cache" / "shards.json", cache)
+    frame = Frame(root, pool, [results[s.id].input_digest for s in pool.shards], _counts(pool, results))
+    frame.identify()
+    frame.quarantine("measure.index")
+    return frame, [f"{pool.name}: {shard}: {text}" for shard, result in results.items() for text in result.damage]
+
+
+def _counts(pool: PoolDescription, results: dict[str, Any]) -> Any:
+    import numpy as np
+
+    return np.array([results[s.id].rows for s in pool.shards], np.int64)
+
+
+def _stages(recipe: Recipe, frame: Frame, setting: Setting, root: Path, options: Options) -> dict[str, dict[str, Any]]:
+    """Every stage in the recipe's order; returns the counts of each."""
+    total = len(frame.live)
+    index_faults = _fault_counts(root, frame)
+    counts: dict[str, dict[str, Any]] = {"measure.index": {"in": total, "quarantined": index_faults}}
+    for stage in recipe.stages:
+        if stage.name == "measure.index":
+            continue
+        started = time.monotonic()
+        before = int(frame.live.sum())
+        if stage.kind == MEASURE:
+            counts[stage.id] = {"in": before, "quarantined": frame.add_measure(stage)}
+        else:
+            counts[stage.id] = {**decide(stage, frame, setting), "quarantined": {}}
+        after = int(frame.live.sum())
+        record_event(root / "events.jsonl", "stage", stage=stage.id, seconds=round(time.monotonic() - started, 3), rows=before, left=after)
+        if stage.kind != MEASURE and not options.quiet:
+            _say(f"{stage.id}: {before:,} in, {before - after:,} dropped, {after:,} left")
+    return counts
+
+
+def _fault_counts(root: Path, frame: Frame) -> dict[str, int]:
+    fault = frame.read("measure.index", ["fault"])["fault"].to_pylist()
+    found: dict[str, int] = {}
+    for slug in sorted(f for f in fault if f is not None):
+        found[slug] = found.get(slug, 0) + 1
+    return found
+
+
+def _say(line: str) -> None:
+    import sys
+
+    sys.stderr.write(line + "\n")
+
+
+def _finish(recipe: Recipe, pool: PoolDescription, frame: Frame, counts: dict, root: Path, options: Options, damage: list[str], frames: dict[str, Frame]) -> Run:
+    stages = [("measure.index", MEASURE), *((s.id, s.kind) for s in recipe.stages if s.name != "measure.index")]
+    totals, outputs = finish(recipe, frame, stages, root, options)
+    inputs = {"": frame.inputs, **{path: f.inputs for path, f in frames.items()}}
+    names = evaluation_names(evaluation_paths(recipe))
+    records = [_record("measure.index", "measure.index", MEASURE, {}, frame, counts)]
+    records += [_record(s.id, s.name, s.kind, s.plain()[s.name], frame, counts) for s in recipe.stages if s.name != "measure.index"]
+    publish_json(
+        root / "run.json",
+        {
+            "format": FORMAT, "keepset": _version("keepset"), "python": platform.python_version(), "packages": {p: _version(p) for p in PACKAGES},
+            "pool": {"name": pool.name, "path": os.path.abspath(pool.path) if "://" not in pool.path else pool.path, "digest": digest(frame.inputs), "licence": pool.licence, "source": pool.source},
+            "seed": recipe.seed, "recipe_digest": digest(recipe.yaml()), "build_digest": build_digest(recipe, inputs), "stages": records,
+            "counts": totals, "classes": list(pool.classes), "damage": damage, "device": options.device,
+            "evaluations": {name: path for path, name in names.items()}, "outputs": outputs,
+        },
+    )  # fmt: skip
+    return open_run(root)
+
+
+def _record(stage_id: str, name: str, kind: str, parameters: dict, frame: Frame, counts: dict) -> dict[str, Any]:
+    return {"id": stage_id, "name": name, "kind": kind, "version": STAGES[name].version, "parameters": parameters, "digest": frame.digests[stage_id], "counts": counts[stage_id]}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def resolve_device(device: str) -> str:
+    """`auto` -> cuda, mps or cpu. Raises `Refusal` [bad-value] for a device that is not there."""
+    if device == "cpu":
+        return "cpu"
+    import torch
+
+    have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, there in have.items() if there)
+    if not have.get(device):
+        raise Refusal("bad-value", "--device", f"{device} is not available here", "auto, cpu, cuda or mps", "`curate doctor` says what is there")
+    return device
+
+
+def memory_bytes(given: str | int | None) -> int:
+    """`4GiB`, `500MB` or bytes; None = half of the machine or cgroup. Raises `Refusal` [bad-value]."""
+    import re
+
+    if isinstance(given, int):
+        return given
+    if given is None:
+        return machine_memory() // 2
+    match = re.fullmatch(r"\s*([0-9.]+)\s*(?:([KMGT])(i?)B?|B)?\s*", given, re.I)
+    if not match:
+        raise Refusal("bad-value", "--memory", f"{given!r}", "bytes, or a number with KiB, MiB, GiB or TiB")
+    power = " KMGT".index((match[2] or " ").upper())
+    return int(float(match[1]) * (1024 if match[3] or not match[2] else 1000) ** power)
+
+
+def machine_memory() -> int:
+    """Bytes of this machine, or of its cgroup where that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists():
+        text = limit.read_text().strip()
+        if text.isdigit():
+            total = min(total, int(text))
+    return total
+
+
+def done_already(root: Path) -> dict[str, Any] | None:
+    """The counts of a finished run in `root`, or None."""
+    path = root / "run.json"
+    return json.loads(path.read_text())["counts"] if path.exists() else None
+
+
+__all__ = ["build", "part_path", "pq"]

@@ -1,0 +1,137 @@
+"""`curate`: pool -> decisions -> shards. Each verb parses, calls the public function of the same name and prints."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from manifests.front import Verbs, emit
+
+JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, for programs.")
+WORKERS = click.option("--workers", type=click.IntRange(1), help="Processes; default: the cores of this machine.")
+DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True, help="Where encoders run.")
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="keepset")
+def main() -> None:
+    """Decide which samples of a pool to keep, say why for every one, and write the kept ones as shards.
+
+    Start with a folder of images: curate audit FOLDER
+    """
+
+
+@main.command()
+@click.argument("source")
+@click.option("--out", type=click.Path(path_type=Path), help="The run's folder; default: audits/NAME.")
+@WORKERS
+@JSON
+def audit(source: str, out: Path | None, workers: int | None, as_json: bool) -> None:
+    """Look at a folder of images (or a pool): exact and perceptual duplicates, quality findings, one HTML report.
+
+    Example: curate audit ~/photos
+    """
+    from curate.auditing import audit as function
+
+    run = function(source, out=out, workers=workers)
+    emit({"run": str(run.path), "report": str(run.path / "report.html"), "counts": run.info["counts"]}, as_json, lambda v: v["report"])
+
+
+@main.command()
+@click.argument("source")
+@click.option("--to", required=True, type=click.Path(path_type=Path), help="The pool's folder.")
+@click.option("--samples-per-shard", default=10_000, show_default=True, type=click.IntRange(1), help="Samples a tar.")
+@click.option("--image", help="The column of a table that holds the image's path or bytes.")
+@click.option("--caption", help="The column of a table that holds the caption.")
+@click.option("--label", help="The column of a table that holds the label.")
+@click.option("--licence", help="The licence to record in pool.yaml.")
+@JSON
+def ingest(source: str, to: Path, samples_per_shard: int, image: str | None, caption: str | None, label: str | None, licence: str | None, as_json: bool) -> None:
+    """Make a pool from SOURCE: a folder of images, a CSV, JSONL or Parquet table, torchvision:NAME, or existing shards.
+
+    Example: curate ingest photos/ --to pools/photos
+    """
+    from curate.ingest.ingest import ingest as function
+
+    found = function(source, to=to, samples_per_shard=samples_per_shard, image=image, caption=caption, label=label, licence=licence)
+    emit(found, as_json, _lines)
+
+
+@main.command()
+@click.argument("pool", type=click.Path(path_type=Path))
+@click.argument("table", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="What the attached columns or vectors are called.")
+@click.option("--key", help="The table's column that holds key, uid or source_uid.")
+@JSON
+def attach(pool: Path, table: Path, name: str, key: str | None, as_json: bool) -> None:
+    """Attach your own vectors, scores or columns to POOL, so that nothing is embedded twice.
+
+    Example: curate attach pools/photos clip.parquet --name clip --key key
+    """
+    from curate.attach import attach as function
+
+    emit(function(pool, table, name=name, key=key), as_json, _lines)
+
+
+@main.command()
+@click.argument("recipe")
+@click.option("--pool", help="A pool's folder or a shard URL; default: the recipe's.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The run's folder.")
+@click.option("--set", "settings", multiple=True, metavar="STAGE.PARAMETER=VALUE", help="Override a parameter; may be given again.")
+@click.option("--reuse", multiple=True, type=click.Path(path_type=Path), help="Another run whose finished parts may serve.")
+@WORKERS
+@DEVICE
+@click.option("--memory", help="Private memory to stay under, such as 4GiB; default: half of the machine.")
+@click.option("--dry-run", is_flag=True, help="Print the stages, what is done, and what the rest will take; do nothing.")
+@click.option("--strict", is_flag=True, help="Exit with 3 where any sample is quarantined.")
+@JSON
+def build(recipe: str, pool: str | None, out: Path, settings: tuple[str, ...], reuse: tuple[Path, ...], workers: int | None, device: str, memory: str | None,
+          dry_run: bool, strict: bool, as_json: bool) -> None:  # fmt: skip
+    """Curate a pool by RECIPE into a run. Run it again: it continues where it stopped, and redoes only what changed.
+
+    Example: curate build recipe.yaml --pool pools/photos --out runs/photos
+    """
+    from curate.building import build as function
+
+    if dry_run:
+        from curate.dry_run import dry_run as plan
+        from curate.dry_run import text
+
+        emit(plan(recipe, pool=pool, out=out, settings=settings, workers=workers, device=device, memory=memory), as_json, text)
+        return
+    run = function(recipe, pool=pool, out=out, settings=settings, reuse=reuse, workers=workers, device=device, memory=memory, strict=strict, quiet=as_json)
+    from manifests.audit.show import show
+    from manifests.audit.show import text as shown
+
+    emit(show(run.path), as_json, shown)
+
+
+@main.command()
+@click.argument("name", required=False)
+@JSON
+def stages(name: str | None, as_json: bool) -> None:
+    """List every stage, or print the page of NAME: what it decides, its parameters, its cost.
+
+    Example: curate stages dedup.perceptual
+    """
+    from curate.stage_pages import stages as function
+    from curate.stage_pages import text
+
+    emit(function(name), as_json, text)
+
+
+@main.command()
+@JSON
+def doctor(as_json: bool) -> None:
+    """Say what is installed, which device there is, what is missing and how to get it.
+
+    Example: curate doctor
+    """
+    from curate.doctor import doctor as function
+    from curate.doctor import text
+
+    emit(function(), as_json, text)
+
+
+def _lines(value: dict[str, Any]) -> str:
+    return "\n".join(f"{name.replace('_', ' ')}: {', '.join(f'{k} {v}' for k, v in item.items()) if isinstance(item, dict) else item}" for name, item in value.items())

@@ -1,0 +1,116 @@
+"""Keep one of all samples with the same hash, once the pixels are seen to be the same."""
+
+import builtins
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from curate.pool import Column, Pool, Verdicts
+from manifests.images import Undecodable, decode
+
+REASONS = ("exact_duplicate",)
+WRITES = {"exact_group": pa.string(), "exact_size": pa.int32()}
+
+
+def exact(
+    pool: Pool,
+    *,
+    hash: builtins.list[Column] = [Column("pixels_hash")],  # noqa: A002, B006
+    prefer: builtins.list[Column] = [],  # noqa: B006
+    confirm: bool = True,
+) -> Verdicts:
+    """Keep one of all samples whose pixels are the same.
+
+    Decides     in keeper order a row is dropped ("exact_duplicate") when an earlier row has the same values in all `hash` columns and, with `confirm`, the
+                same pixels; `witness` is the row that was kept for it. Keeper order: protected rows, then the larger `prefer` columns, then uid. Every
+                protected row is kept. No score, no threshold: same is same.
+    Guarantee   with `confirm`, two different pictures are never merged, whatever the hash says.
+    hash        the columns that must be equal together: [pixels_hash] finds the same picture in another format, [bytes_hash] the same file, [pixels_hash, label]
+                leaves a picture that carries two labels twice
+    prefer      columns of numbers; the row with the larger value is the one to keep
+    confirm     compare the bytes of each duplicate with its keeper's and, where they differ, the decoded pixels. Turn it off for columns that do not stand for
+                pixels (a caption, the content of a text)
+    Writes      exact_group: string, uid of the first row of the group in keeper order; exact_size: int32, rows in the group. Alone: its own uid and 1
+    Cost        one sort of the hashes; with `confirm`, each duplicate is read once and decoded only where its bytes differ from the keeper's
+    """
+    group, order = _groups(pool, hash), _keeper_order(pool, prefer)
+    keeper = _first_of_group(group, order)
+    if confirm:
+        keeper = _confirmed(pool, keeper, order)
+    duplicate = keeper != np.arange(len(pool))
+    size = np.bincount(keeper, minlength=len(pool))[keeper]
+    return Verdicts(
+        keep=~duplicate | pool.fixed, reason="exact_duplicate", witness=np.where(duplicate & ~pool.fixed, keeper, -1),
+        columns={"exact_group": pa.array(pool.uid[keeper].astype("U32")), "exact_size": size.astype(np.int32)},
+    )  # fmt: skip
+
+
+def _groups(pool: Pool, names: builtins.list[Column]) -> np.ndarray:
+    """(n,) int64: rows with equal values in all columns share a number."""
+    group = np.zeros(len(pool), np.int64)
+    for name in names:
+        values = pool.column(name)
+        if values.ndim == 2:
+            values = np.ascontiguousarray(values).view(np.dtype((np.void, values.shape[1])))[:, 0]
+        elif values.dtype == object:
+            values = np.unique(values.astype("U"), return_inverse=True)[1]
+        number = np.unique(values, return_inverse=True)[1]
+        group = np.unique(group * (number.max(initial=0) + 1) + number, return_inverse=True)[1]
+    return group
+
+
+def _keeper_order(pool: Pool, prefer: builtins.list[Column]) -> np.ndarray:
+    """(n,) int64: rows, the one to keep first."""
+    return np.lexsort((pool.uid_rank, *[-pool.column(name).astype(np.float64) for name in reversed(prefer)], ~pool.fixed))
+
+
+def _first_of_group(group: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """(n,) int64: for each row, the row of its group that comes first in keeper order."""
+    first = np.empty(group.max(initial=-1) + 1, np.int64)
+    first[group[order[::-1]]] = order[::-1]  # the last write is the first in order
+    return first[group]
+
+
+def _confirmed(pool: Pool, keeper: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """`keeper`, but a row whose pixels differ from all keepers of its group is a keeper itself."""
+    keeper, place = keeper.copy(), np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    shared = np.flatnonzero(np.bincount(keeper, minlength=len(keeper))[keeper] > 1)
+    shared = shared[np.lexsort((place[shared], place[keeper[shared]]))]  # group by group, keeper first
+    payloads: Iterator[Any] = iter(pool.payloads(shared)) if len(shared) else iter(())
+    pictures: builtins.list[tuple[int, _Picture]] = []
+    hashed = -1
+    for row, payload in zip(shared.tolist(), payloads, strict=True):
+        picture = _Picture(payload)
+        if keeper[row] != hashed:
+            hashed, pictures = keeper[row], []
+        same = next((kept for kept, other in pictures if other.same(picture)), None)
+        if same is None:
+            pictures.append((row, picture))
+        keeper[row] = row if same is None else same
+    return keeper
+
+
+class _Picture:
+    """The bytes of a picture, its pixels decoded when first needed."""
+
+    def __init__(self, payload: Any) -> None:
+        self.payload = bytes(payload)
+        self._pixels: np.ndarray | None = None
+
+    def same(self, other: "_Picture") -> bool:
+        """Are the bytes or else the pixels equal? What cannot be decoded equals only its own bytes."""
+        if self.payload == other.payload:
+            return True
+        try:
+            return np.array_equal(self.pixels(), other.pixels())
+        except Undecodable:
+            return False
+
+    def pixels(self) -> np.ndarray:
+        """Decoded at full scale."""
+        if self._pixels is None:
+            self._pixels = decode(self.payload)
+        return self._pixels

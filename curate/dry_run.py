@@ -1,0 +1,40 @@
+"""`curate build --dry-run`: the stages, what stands already, and what the rest will take. Nothing is written."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from curate.building import memory_bytes, resolve_device
+from curate.engine_local import default_workers
+from curate.plan import check_columns, evaluation_paths, forecast
+from curate.recipe import read_recipe
+from manifests.errors import Refusal
+from manifests.progress import span
+from manifests.shards.pool_yaml import open_pool
+
+
+def dry_run(recipe: str | Path, *, pool: str | None, out: str | Path, settings: Sequence[str] = (), workers: int | None = None, device: str = "auto", memory: str | None = None) -> dict[str, Any]:
+    """The plan of a build as data: pool, rows (estimated unless indexed), a line a stage, the sums. Raises what `build` would raise before any work."""
+    resolved = read_recipe(recipe, list(settings), pool)
+    if not resolved.pool:
+        raise Refusal("bad-recipe", str(recipe), "names no pool", "pool: PATH in the recipe, or --pool PATH")
+    description = open_pool(resolved.pool)
+    check_columns(resolved, description)
+    count = workers or default_workers()
+    rows, lines = forecast(resolved, description, Path(out), count, resolve_device(device))
+    return {
+        "pool": resolved.pool, "shards": len(description.shards), "rows": rows, "workers": count, "memory_limit": memory_bytes(memory), "evaluations": evaluation_paths(resolved),
+        "stages": [line.plain() for line in lines], "seconds": sum(line.seconds or 0 for line in lines), "memory": max((line.memory or 0 for line in lines), default=0),
+    }  # fmt: skip
+
+
+def text(plan: dict[str, Any]) -> str:
+    """For a reader."""
+    lines = [f"{plan['pool']}: {plan['shards']} shards, about {plan['rows']:,} samples; {plan['workers']} workers, memory limit {plan['memory_limit'] / (1 << 30):.1f} GiB"]
+    for stage in plan["stages"]:
+        done = "done" if stage["done"] == stage["parts"] else f"{stage['done']} of {stage['parts']} parts stand"
+        seconds = "" if stage["seconds"] is None else f"{span(stage['seconds'])}"
+        memory = "" if stage["memory"] is None else f"{stage['memory'] / (1 << 20):,.0f} MiB"
+        lines.append(f"  {stage['stage']:<28} {stage['kind']:<9} {done:<24} {seconds:>10} {memory:>12}")
+    lines.append(f"about {span(plan['seconds'])} and {plan['memory'] / (1 << 20):,.0f} MiB in all; nothing was written")
+    return "\n".join(lines)

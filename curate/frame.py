@@ -1,0 +1,205 @@
+"""The measured pool as decisions see it: which rows are live, where each column lies, how bytes are read back."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curate.measuring import index_digest, measure_digest, part_path, vector_name, vector_path
+from curate.recipe import ResolvedStage
+from manifests.digest import digest
+from manifests.errors import Refusal
+from manifests.publish import publish_table, published_digest
+from manifests.schema import IDENTITY, is_truth
+from manifests.shards.pool_yaml import PoolDescription, Shard
+from manifests.shards.read import ShardReader
+from manifests.vectors.store import Vectors
+
+INDEX_ONLY = {"suffix", "offset", "size", "content", "fault", "members"}  # columns of the index that no decision reads
+
+
+@dataclass
+class Frame:
+    """A pool measured into `root`. Rows are numbered from 0 in shard order over the whole pool.
+
+    inputs      the input digest of each shard, in order
+    counts      the rows of each shard, in order
+    live        (n,) bool: rows that no stage so far has dropped or quarantined
+    catalog     column -> id of the stage that writes it ("measure.index" for the pool's own; "attached/NAME" for attached ones)
+    chain       digest of everything that made `live` what it is
+    """
+
+    root: Path
+    pool: PoolDescription
+    inputs: list[str]
+    counts: np.ndarray
+    live: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    catalog: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    chain: str = ""
+
+    def __post_init__(self) -> None:
+        self.starts = np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
+        self.live = np.ones(int(self.starts[-1]), bool)
+        self.digests["measure.index"] = digest("measure.index", self.inputs)
+        self.chain = self.digests["measure.index"]
+        for name in self._index_columns():
+            self.catalog[name] = "measure.index"
+        for entry in self.pool.attached:
+            stage = f"attached/{entry['name']}"
+            made_of = [published_digest(p) or str(p.stat().st_mtime_ns) if (p := self._path(stage, s)).exists() else None for s in self.shards]
+            self.digests[stage] = digest(stage, made_of)
+            for name in entry.get("columns") or [entry["name"]]:
+                self.catalog[name] = stage
+
+    @property
+    def shards(self) -> Sequence[Shard]:
+        """The pool's shards in order."""
+        return self.pool.shards
+
+    def _index_columns(self) -> list[str]:
+        names: dict[str, None] = {}
+        for shard in self.shards:
+            names.update(dict.fromkeys(pq.read_schema(part_path(self.root, "measure.index", shard)).names))
+        return [n for n in names if n not in INDEX_ONLY and not is_truth(n)]
+
+    def _path(self, stage: str, shard: Shard) -> Path:
+        if stage.startswith("attached/"):
+            base = Path(self.pool.folder()) / stage
+            vectors = base / shard.source / f"{shard.name}.arrow"
+            return vectors if vectors.exists() else base / shard.source / f"{shard.name}.parquet"
+        return part_path(self.root, stage, shard)
+
+    def identify(self) -> None:
+        """Publish `parts/identity`: uids, in one pass over the shards in their order (the ordinal counts earlier equal rows)."""
+        from manifests.shards.index import uids
+
+        made_of, before = [], ""
+        for given in self.inputs:
+            before = digest("identity", 1, before, given)
+            made_of.append(before)
+        if all(published_digest(part_path(self.root, "identity", s)) == d for s, d in zip(self.shards, made_of, strict=True)):
+            return
+        seen: dict[Any, Any] = {}
+        for shard, part_digest in zip(self.shards, made_of, strict=True):
+            index = pq.read_table(part_path(self.root, "measure.index", shard), columns=["content", "key"])
+            uid, ordinal = uids(index, seen)
+            table = pa.table({"uid": pa.array(np.char.decode(uid, "ascii").tolist(), pa.string()), "ordinal": pa.array(ordinal, pa.int64())}, schema=IDENTITY)
+            publish_table(part_path(self.root, "identity", shard), table, part_digest, bloom="uid")
+
+    def add_measure(self, stage: ResolvedStage) -> dict[str, int]:
+        """Put a measure's columns into the catalogue and quarantine the rows that it found faulty; returns fault -> rows."""
+        self.digests[stage.id] = digest(stage.id, [measure_digest(stage, given) for given in self.inputs])
+        for name in stage.writes:
+            self.catalog[name] = stage.id
+        if stage.name == "measure.vectors":
+            self.catalog[vector_name(stage)] = stage.id
+        return self.quarantine(stage.id)
+
+    def quarantine(self, stage_id: str) -> dict[str, int]:
+        """Take the live rows with a fault of `stage_id` out of `live`; returns fault -> rows."""
+        fault = self.read(stage_id, ["fault"])["fault"]
+        faulty = pc.is_valid(fault).to_numpy() & self.live
+        if not faulty.any():
+            return {}
+        self.chain = digest(self.chain, stage_id, np.flatnonzero(faulty).tolist())
+        self.live &= ~faulty
+        found = pc.value_counts(fault.filter(pa.array(faulty))).to_pylist()
+        return {item["values"]: item["counts"] for item in sorted(found, key=lambda item: item["values"])}
+
+    def read(self, stage: str, columns: list[str], rows: np.ndarray | None = None) -> pa.Table:
+        """`columns` of a stage's parts for all rows, or for `rows` (n,) bool, in shard order. A shard without a column gives nulls."""
+        tables = []
+        for number, shard in enumerate(self.shards):
+            mask = None if rows is None else rows[self.starts[number] : self.starts[number + 1]]
+            if mask is not None and not mask.any() and len(tables):
+                continue
+            path = self._path(stage, shard)
+            names = set(pq.read_schema(path).names) if path.exists() else set()
+            table = pq.read_table(path, columns=[c for c in columns if c in names]) if names & set(columns) else pa.table({})
+            count = int(self.counts[number])
+            table = pa.table({c: table[c] if c in table.column_names else pa.nulls(count) for c in columns})
+            tables.append(table if mask is None else table.filter(pa.array(mask)))
+        if not tables:
+            return pa.table({c: pa.array([], pa.null()) for c in columns})
+        return pa.concat_tables(tables, promote_options="permissive")
+
+    def columns(self, names: list[str], rows: np.ndarray) -> pa.Table:
+        """Columns by name, wherever they lie, for `rows` (n,) bool."""
+        found: dict[str, pa.ChunkedArray] = {}
+        for stage in dict.fromkeys(self.catalog[n] for n in names):
+            mine = [n for n in names if self.catalog[n] == stage]
+            table = self.read(stage, mine, rows)
+            found.update({n: table[n] for n in mine})
+        return pa.table({n: found[n] for n in names})
+
+    def uid(self, rows: np.ndarray) -> np.ndarray:
+        """(m,) `S32` uids of `rows`."""
+        values = self.read("identity", ["uid"], rows)["uid"].combine_chunks()
+        if not len(values):
+            return np.zeros(0, "S32")
+        values = values.chunk(0) if isinstance(values, pa.ChunkedArray) else values
+        data = np.frombuffer(values.buffers()[2], np.uint8)[values.offset * 32 : (values.offset + len(values)) * 32]
+        return data.view("S32").copy()
+
+    def vectors(self, name: str) -> tuple[Vectors, np.ndarray]:
+        """Vector column `name` of all rows that have one, and (n,) bool saying which rows these are."""
+        from manifests.vectors.store import valid_rows
+
+        stage = self.catalog[name]
+        paths, valid = [], np.zeros(int(self.starts[-1]), bool)
+        position = np.full(int(self.starts[-1]), -1, np.int64)
+        at = 0
+        for number, shard in enumerate(self.shards):
+            path = self._path(stage, shard) if stage.startswith("attached/") else vector_path(self.root, name, shard)
+            if not path.exists() or path.suffix != ".arrow":
+                continue
+            span = slice(self.starts[number], self.starts[number + 1])
+            valid[span] = valid_rows(path)
+            position[span] = np.arange(at, at + self.counts[number])
+            at += int(self.counts[number])
+            paths.append(path)
+        if not paths:
+            raise Refusal("unknown-column", name, "holds no vectors at all", "one vector a live row")
+        return Vectors.open(paths, rows=position[valid]), valid
+
+    @cached_property
+    def _members(self) -> tuple[np.ndarray, np.ndarray]:
+        table = self.read("measure.index", ["offset", "size"])
+        return table["offset"].to_numpy(), table["size"].to_numpy()
+
+    def payload_reader(self, rows: np.ndarray) -> Callable[[np.ndarray], Iterator[Any]]:
+        """A function from local indices into `rows` (global row numbers) to the bytes of these samples."""
+
+        def read(chosen: np.ndarray) -> Iterator[Any]:
+            offset, size = self._members
+            open_shard, reader = -1, None
+            for row in rows[chosen]:
+                shard = int(np.searchsorted(self.starts, row, side="right")) - 1
+                if shard != open_shard:
+                    open_shard, reader = shard, _reader(self.shards[shard].url)
+                assert reader is not None
+                yield reader.payload(int(offset[row]), int(size[row]))
+
+        return read
+
+
+_READERS: dict[str, ShardReader] = {}
+
+
+def _reader(url: str) -> ShardReader:
+    """An open reader of a shard; at most 64 stay open."""
+    if url not in _READERS:
+        if len(_READERS) >= 64:
+            _READERS.pop(next(iter(_READERS)))
+        _READERS[url] = ShardReader(url)
+    return _READERS[url]
+
+
+__all__ = ["Frame", "index_digest"]

@@ -1,0 +1,128 @@
+"""Shards that exist already (webdataset, img2dataset, DataComp): only `pool.yaml` is written, nothing beside them."""
+
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curate.ingest.pack import Quoted, claim, quoted
+from manifests.errors import Refusal
+from manifests.publish import publish_json
+from manifests.shards.pool_yaml import Shard, expand, open_pool, write_pool_yaml
+
+
+def shards(source: str, *, to: Path, name: str | None = None, licence: str | None = None) -> dict[str, Any]:
+    """Describe the tars of `source` (a folder, a URL with brace ranges, or several joined by `::`) as a pool in folder `to`.
+
+    Each folder that holds tars becomes one source, named by its path. The columns and types of the Parquet files beside the tars are read
+    from their footers: `uid` becomes the samples' source_uid, `key` joins. Where two shards give a column two types, the wider number or text stands.
+    Rows that img2dataset failed to download are counted by their status; they have no sample.
+
+    Errors      [no-such-file] no tar there; [bad-pool] two shards of one source share a name; [bad-value] `to` holds another pool
+    """
+    groups = _groups(source)
+    listed = [{"name": group, "shards": urls if len(urls) > 1 else urls[0]} for group, urls in sorted(groups.items())]
+    text = " ".join(url for urls in groups.values() for url in urls)
+    if re.search(r"[{}]|::", text):
+        raise Refusal("bad-pool", source, "a shard's name holds `{`, `}` or `::`", "names without them", "Rename that file")
+    claim(to, source)
+    columns, notes = _columns([Shard(group, Path(url).stem, url) for group, urls in groups.items() for url in urls])
+    write_pool_yaml(
+        to, name=Quoted(name or to.resolve().name), sources=quoted(listed), columns=quoted(columns), licence=quoted(licence), source=quoted(source)
+    )
+    pool = open_pool(to)
+    summary: dict[str, Any] = {"source": source, "shards": len(pool.shards), "sources": len(groups), "columns": columns, **notes}
+    publish_json(to / "ingest.json", {**summary, "finished": True})
+    return summary
+
+
+def holds_tars(source: Path) -> bool:
+    """Does a folder hold tars in it or one or two levels down, and no picture beside or above them?"""
+    if not any(True for _ in _tars(source)):
+        return False
+    pictures = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
+    return not any(pictures.search(p.name) for p in source.iterdir()) and not any(
+        pictures.search(p.name) for folder in source.iterdir() if folder.is_dir() for p in folder.iterdir()
+    )
+
+
+def _tars(source: Path) -> list[Path]:
+    return sorted(p for depth in ("*.tar", "*/*.tar", "*/*/*.tar") for p in source.glob(depth) if not p.name.startswith(".") and p.is_file())
+
+
+def _groups(source: str) -> dict[str, list[str]]:
+    """Source name -> absolute URLs of its tars."""
+    if not source.endswith(".tar") and "://" not in source:
+        root = Path(source)
+        found = _tars(root)
+        if not found:
+            raise Refusal("no-such-file", source, "holds no tar", "a folder of WebDataset shards")
+        groups: dict[str, list[str]] = {}
+        for tar in found:
+            below = "-".join(tar.parent.relative_to(root).parts) or root.resolve().name
+            groups.setdefault(re.sub(r"[^A-Za-z0-9_.-]", "_", below), []).append(os.path.abspath(tar))
+        return groups
+    urls = expand(source)
+    missing = [url for url in urls if not _exists(url)]
+    if missing:
+        raise Refusal("no-such-file", missing[0], f"is not there ({len(missing)} of {len(urls)} shards are missing)", "shards that exist")
+    groups = {}
+    for url in urls:
+        parent = url.rsplit("/", 2)[-2] if url.count("/") > 1 else "shards"
+        groups.setdefault(re.sub(r"[^A-Za-z0-9_.-]", "_", parent), []).append(url if "://" in url else os.path.abspath(url))
+    return groups
+
+
+def _exists(url: str) -> bool:
+    handle, plain = fsspec.core.url_to_fs(url)
+    return handle.exists(plain)
+
+
+def _columns(found: list[Shard]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Column -> type over the sidecars, and what was noted: shards without one, rows, downloads that failed, types that differ."""
+    types: dict[str, pa.DataType] = {}
+    differ: dict[str, list[str]] = {}
+    status: Counter[str] = Counter()
+    rows = without = 0
+    for shard in found:
+        handle, plain = fsspec.core.url_to_fs(shard.sidecar)
+        if not handle.exists(plain):
+            without += 1
+            continue
+        with handle.open(plain, "rb") as file:
+            try:
+                parquet = pq.ParquetFile(file)
+                rows += parquet.metadata.num_rows
+                for field in parquet.schema_arrow:
+                    types[field.name], mixed = _wider(types.get(field.name, pa.null()), field.type)
+                    if mixed:
+                        differ.setdefault(field.name, []).append(shard.id)
+                if "status" in parquet.schema_arrow.names:
+                    status.update(str(s) for s in parquet.read(["status"])["status"].to_pylist())
+            except pa.ArrowInvalid as error:
+                raise Refusal("bad-pool", shard.sidecar, "is no whole Parquet file", "the file that img2dataset wrote beside the tar") from error
+    types.pop("key", None)
+    notes: dict[str, Any] = {"sidecar_rows": rows}
+    if without:
+        notes["shards_without_sidecar"] = without
+    if status:
+        notes["downloads"] = dict(sorted(status.items()))
+    if differ:
+        notes["columns_of_mixed_type"] = differ
+    return {name: str(kind) for name, kind in types.items()}, notes
+
+
+def _wider(a: pa.DataType, b: pa.DataType) -> tuple[pa.DataType, bool]:
+    """The type that holds values of both, and whether that is text because they do not fit together."""
+    if a == b or pa.types.is_null(b):
+        return a, False
+    if pa.types.is_null(a):
+        return b, False
+    if all(pa.types.is_integer(t) or pa.types.is_floating(t) for t in (a, b)):
+        return (pa.float64() if pa.types.is_floating(a) or pa.types.is_floating(b) else pa.int64()), False
+    return pa.string(), True

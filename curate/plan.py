@@ -1,0 +1,226 @@
+"""What a build will do before it does it: columns that exist, stages done already, a forecast of time and memory."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow.parquet as pq
+
+from curate.measuring import index_digest, measure_digest, part_path, shard_signature, vector_name
+from curate.recipe import Column, Expression, PoolPaths, Recipe, ResolvedStage, VectorName
+from curate.stages import MEASURE, STAGES
+from manifests.errors import Refusal
+from manifests.publish import published_digest
+from manifests.schema import is_truth
+from manifests.shards.pool_yaml import PoolDescription, Shard, open_pool
+
+INDEX_COLUMNS = ("key", "label", "label_name", "caption", "source_uid")
+SAMPLE_ROWS = 64
+
+
+def measures_of(recipe: Recipe, device: bool) -> tuple[ResolvedStage, ...]:
+    """The measures of a recipe (the index apart) that need a device, or those that do not."""
+    return tuple(s for s in recipe.stages if s.kind == MEASURE and s.name != "measure.index" and STAGES[s.name].needs_device == device)
+
+
+def pool_columns(pool: PoolDescription) -> set[str]:
+    """The pool's own columns as `pool.yaml`, attachments and the first sidecar of each source tell them, without reading a tar."""
+    names = {*INDEX_COLUMNS, *pool.columns}
+    for entry in pool.attached:
+        names.update(entry.get("columns") or [entry["name"]])
+    seen: set[str] = set()
+    for shard in pool.shards:
+        if shard.source in seen:
+            continue
+        seen.add(shard.source)
+        handle, path = fsspec.core.url_to_fs(shard.sidecar)
+        if handle.exists(path):
+            with handle.open(path, "rb") as file:
+                names.update(pq.read_schema(file).names)
+    return names
+
+
+def check_columns(recipe: Recipe, pool: PoolDescription) -> None:
+    """Every column, vector column and expression of the recipe exists where it is read. Raises `Refusal` before any work."""
+    from manifests.expression import columns_of
+
+    known = pool_columns(pool)
+    vectors = {e["name"] for e in pool.attached if e.get("kind") == "vectors"}
+    peeked = False
+    for stage in recipe.stages:
+        wanted = [*stage.reads(Column), *([stage.within] if stage.within else [])]
+        for sql in [*stage.reads(Expression), *([stage.protect] if stage.protect else [])]:
+            wanted += columns_of(sql, known, stage.id)
+        for name in wanted:
+            if is_truth(name):
+                raise Refusal("truth-column", stage.id, f"reads {name!r}", "truth_* columns go to the ledger and the report; no stage may read them")
+            if name not in known and not peeked:
+                known |= _peek(pool)
+                peeked = True
+            if name not in known:
+                raise Refusal("unknown-column", stage.id, f"reads column {name!r}, which no earlier stage writes", f"known here: {', '.join(sorted(known))}", _writer(name))
+        for name in stage.reads(VectorName):
+            if name not in vectors:
+                have = ", ".join(sorted(vectors)) or "none"
+                raise Refusal("unknown-column", stage.id, f"reads vectors {name!r}, which no earlier stage writes", f"earlier vectors: {have}", "Add `- measure.vectors: {encoder: …, as: NAME}` before it")
+        known |= set(stage.writes)
+        if stage.name == "measure.vectors":
+            vectors.add(vector_name(stage))
+
+
+def _peek(pool: PoolDescription) -> set[str]:
+    """Columns that only the members of the tars tell (`.json`), from the first shard."""
+    from manifests.shards.index import index_shard
+
+    return set(index_shard(pool.shards[0]).table.column_names) if pool.shards else set()
+
+
+def _writer(column: str) -> str:
+    """Which measure would write a missing column."""
+    import importlib
+
+    for name, stage in STAGES.items():
+        if stage.kind == MEASURE and column in getattr(importlib.import_module(f"curate.{name}"), "WRITES", {}):
+            return f"Add `- {name}:` before it"
+    return ""
+
+
+def evaluation_paths(recipe: Recipe) -> list[str]:
+    """The evaluation pools that any stage reads, in order."""
+    return list(dict.fromkeys(path for stage in recipe.stages for path in stage.reads(PoolPaths)))
+
+
+def evaluation_names(paths: list[str]) -> dict[str, str]:
+    """Path -> a name unique among evaluation pools."""
+    names: dict[str, str] = {}
+    for path in paths:
+        name = base = open_pool(path).name
+        number = 2
+        while name in names.values():
+            name, number = f"{base}-{number}", number + 1
+        names[path] = name
+    return names
+
+
+def cached_digests(root: Path, pool: PoolDescription, recheck: bool = False) -> dict[str, str]:
+    """Shard id -> input digest, for shards whose size and time are those that the cache saw."""
+    path = root / "cache" / "shards.json"
+    if recheck or not path.exists():
+        return {}
+    try:
+        cache = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return {s.id: cache[s.url]["digest"] for s in pool.shards if s.url in cache and cache[s.url]["signature"] == shard_signature(s)}
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One line of `--dry-run`: a stage, how many of its parts stand, seconds and bytes expected."""
+
+    stage: str
+    kind: str
+    done: int
+    parts: int
+    seconds: float | None
+    memory: int | None
+
+    def plain(self) -> dict[str, Any]:
+        """For `--json`."""
+        return dict(self.__dict__)
+
+
+def forecast(recipe: Recipe, pool: PoolDescription, root: Path, workers: int, device: str) -> tuple[int, list[Forecast]]:
+    """(rows, one line a stage): what is done, and what the rest will take, from a timed sample of the first shard.
+
+    Rows are counted where the index stands, else estimated from the first shard's bytes a sample.
+    """
+    known = cached_digests(root, pool)
+    rows, counted = _rows(pool, root, known)
+    seconds = _timed(recipe, pool, device)
+    lines = []
+    for name, stage in [("measure.index", None), *((s.id, s) for s in recipe.stages)]:
+        kind = stage.kind if stage else MEASURE
+        if stage is not None and kind != MEASURE:
+            stands = sum(part_path(root, name, s).exists() for s in pool.shards)
+            lines.append(Forecast(name, kind, stands, len(pool.shards), *_decision_cost(stage, rows, seconds)))
+            continue
+        done = sum(_stands(root, name, stage, s, known) for s in pool.shards)
+        left = 1 - done / max(len(pool.shards), 1)
+        share = 1 if stage is not None and STAGES[stage.name].needs_device else max(workers, 1)
+        per_row = seconds.get(name)
+        lines.append(Forecast(name, kind, done, len(pool.shards), None if per_row is None else per_row * rows * left / share, 300 << 20))
+    return rows, lines
+
+
+def _stands(root: Path, name: str, stage: ResolvedStage | None, shard: Shard, known: dict[str, str]) -> bool:
+    given = known.get(shard.id)
+    if given is None:
+        return False
+    wanted = index_digest(given) if stage is None else measure_digest(stage, given)
+    return published_digest(part_path(root, name, shard)) == wanted
+
+
+def _rows(pool: PoolDescription, root: Path, known: dict[str, str]) -> tuple[int, bool]:
+    counted = 0
+    for shard in pool.shards:
+        path = part_path(root, "measure.index", shard)
+        if shard.id not in known or not path.exists():
+            break
+        counted += pq.read_metadata(path).num_rows
+    else:
+        return counted, True
+    sizes = [(shard_signature(s)[0] or [0])[0] or 0 for s in pool.shards]
+    sample = _sample(pool)
+    if not sample:
+        return 0, False
+    mean = sum(len(p) for p in sample) / len(sample) + 1024  # a member costs two header blocks and padding
+    return int(sum(sizes) / mean), False
+
+
+def _sample(pool: PoolDescription) -> list[bytes]:
+    from manifests.shards.index import index_shard
+    from manifests.shards.read import ShardReader
+
+    if not pool.shards:
+        return []
+    table = index_shard(pool.shards[0]).table.slice(0, SAMPLE_ROWS)
+    with ShardReader(pool.shards[0].url) as reader:
+        return [bytes(reader.payload(r["offset"], r["size"])) for r in table.to_pylist() if r["fault"] is None]
+
+
+def _timed(recipe: Recipe, pool: PoolDescription, device: str) -> dict[str, float]:
+    """Seconds a sample of each measure, timed on up to 64 samples of the first shard (the first one warms up)."""
+    from curate.pool import Batch
+
+    sample = _sample(pool)
+    found: dict[str, float] = {}
+    if not sample:
+        return found
+    for stage in recipe.stages:
+        if stage.kind != MEASURE:
+            continue
+        stage.function(Batch(sample[:1], None, device), **stage.parameters)
+        started = time.perf_counter()
+        stage.function(Batch(list(sample), None, device), **stage.parameters)
+        found[stage.id] = (time.perf_counter() - started) / len(sample)
+    started = time.perf_counter()
+    import hashlib
+
+    for data in sample:
+        hashlib.sha256(data).digest()
+    found["measure.index"] = (time.perf_counter() - started) / len(sample) + 2e-5
+    return found
+
+
+def _decision_cost(stage: ResolvedStage, rows: int, seconds: dict[str, float]) -> tuple[float | None, int | None]:
+    """Seconds and bytes of a decision: pairwise ones by the arithmetic of their vectors, the rest by 200 bytes and 2 microseconds a row."""
+    if stage.reads(VectorName):
+        return None, None
+    return 2e-6 * rows, 200 * rows
+
+
+__all__ = ["Expression", "Forecast", "check_columns", "evaluation_names", "evaluation_paths", "forecast", "measures_of"]

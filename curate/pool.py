@@ -1,0 +1,261 @@
+"""All that a stage may see: Batch for a measure, Pool for a decision, and what both give back.
+
+A method file imports this module, the floor (`manifests`) and third parties, and no other method.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from manifests import images
+from manifests.errors import Refusal
+from manifests.signature import Column, Expression, PoolPaths, VectorName
+
+if TYPE_CHECKING:
+    from manifests.vectors.store import Vectors
+
+__all__ = ["Batch", "Column", "Columns", "Edges", "Expression", "Pool", "PoolPaths", "Share", "State", "VectorName", "Verdicts"]
+
+Columns = dict[str, "np.ndarray | pa.Array"]  # name -> one value a row; (b, d) float16 is a vector column
+State = tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many to keep: a count (10000) or a fraction of the live rows (0 < 0.3 <= 1)."""
+
+    count: int | None = None
+    fraction: float | None = None
+    allowed = "a count (10000) or a fraction (0 < 0.3 <= 1)"
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> "Share":
+        """A whole number is a count, a number with a point a fraction; anything else is refused [bad-value]."""
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return cls(count=value)
+        if isinstance(value, float) and 0 < value <= 1:
+            return cls(fraction=value)
+        raise Refusal("bad-value", where, f"{value!r} is neither", cls.allowed)
+
+    def of(self, rows: int) -> int:
+        """The number of rows to keep out of `rows`: at most `rows`; a fraction is rounded half up, and never to none of some."""
+        if self.count is not None:
+            return min(self.count, rows)
+        assert self.fraction is not None
+        return min(rows, max(min(rows, 1), int(np.floor(self.fraction * rows + 0.5))))
+
+    def plain(self) -> int | float:
+        """As a recipe writes it."""
+        return self.count if self.count is not None else float(self.fraction or 0)
+
+
+class Batch:
+    """Consecutive samples of one shard, for a measure. Pixels are decoded once per scale and shared by all measures that ask for it.
+
+    payloads    the image (or text) member's bytes of each row; None where it has none
+    texts       caption or document of each row, or None
+    device      where an encoder runs: "cpu", "cuda" or "mps"
+    faults      what is wrong with each row, or None. Whoever asks for pixels of a broken image leaves its slug here and gets zeros: a measure needs no `try`
+    """
+
+    def __init__(self, payloads: list[Any], texts: list[str | None] | None = None, device: str = "cpu") -> None:
+        self.payloads, self.device = payloads, device
+        self.texts = texts if texts is not None else [None] * len(payloads)
+        self.faults: list[str | None] = [None] * len(payloads)
+        self._decoded: dict[tuple[int | None, bool], list[np.ndarray | str]] = {}
+
+    def __len__(self) -> int:
+        return len(self.payloads)
+
+    def pixels(self, min_side: int | None = None, gray: bool = False) -> list[np.ndarray | None]:
+        """Decoded rows: (h, w, 3) uint8 RGB, or (h, w) when `gray`; None where a row has a fault.
+
+        min_side    decode a JPEG at the smallest DCT scale whose shorter side is still at least this; None = full scale.
+                    Pictures that are smaller, and other formats, come at full scale.
+        """
+        found = self._decoded.get((min_side, gray))
+        if found is None:
+            found = [_decoded(payload, min_side, gray) for payload in self.payloads]
+            self._decoded[min_side, gray] = found
+        for row, item in enumerate(found):
+            if isinstance(item, str):
+                self.faults[row] = item
+        return [None if isinstance(item, str) else item for item in found]
+
+
+def _decoded(payload: Any, min_side: int | None, gray: bool) -> "np.ndarray | str":
+    """The pixels, or the slug of what is wrong."""
+    try:
+        if payload is None:
+            raise images.Undecodable("no_payload")
+        return images.decode(payload, min_side=min_side, gray=gray)
+    except images.Undecodable as error:
+        return error.reason
+
+
+@dataclass
+class Edges:
+    """Pairs of rows (local indices) down to a stage's floor: `a`, `b` int64, `score` float64, and what else was seen of each pair."""
+
+    a: np.ndarray
+    b: np.ndarray
+    score: np.ndarray
+    columns: Columns = field(default_factory=dict)
+
+
+@dataclass
+class Verdicts:
+    """What a decision says of the live rows it was given, in their order.
+
+    keep            (n,) bool
+    reason          of the dropped rows: one word of the method's REASONS, or an (n,) array of them
+    score           (n,) float64 or None; NaN = does not apply (written as null)
+    threshold       a number, an (n,) float64 array or None
+    witness         (n,) int64 local row that decided, -1 = none; a witness is a row that this stage keeps
+    witness_uid     instead of `witness` where the witness stands in an evaluation pool: (n,) str or None, with `witness_pool` its name
+    columns         further columns to write, one value a row
+    weight          (n,) float32 expected visits a pass, or None
+    """
+
+    keep: np.ndarray
+    reason: "str | np.ndarray"
+    score: np.ndarray | None = None
+    threshold: "float | np.ndarray | None" = None
+    witness: np.ndarray | None = None
+    witness_uid: np.ndarray | None = None
+    witness_pool: np.ndarray | None = None
+    columns: Columns = field(default_factory=dict)
+    weight: np.ndarray | None = None
+    edges: Edges | None = None
+
+
+class Keeper(Protocol):
+    """Where a long decision publishes what it has done (see `curate/build.py`); None in tests: everything is done at once."""
+
+    def load(self, name: str) -> tuple[int, State] | None:
+        """The newest published (round, state) under `name`, or None."""
+
+    def save(self, name: str, round: int, state: State) -> None:
+        """Publish `state` as the one after `round` rounds."""
+
+    def due(self) -> bool:
+        """Is it time to publish? Reaches no verdict: only how much a crash would cost."""
+
+
+class Pool:
+    """The live rows of a run in shard order, for a decision. No column that the decision reads is null here: such rows are kept, unjudged, by the caller.
+
+    uid             (n,) `S32` hex digits; ties anywhere are broken by the smaller one
+    fixed           (n,) bool: protected rows, kept first, counted in the budget, first in keeper order
+    seed            the recipe's seed; use `rng`
+    memory          bytes that the decision may use
+    """
+
+    def __init__(
+        self,
+        uid: np.ndarray,
+        columns: "pa.Table | dict[str, Any] | None" = None,
+        vectors: "dict[str, Vectors] | None" = None,
+        *,
+        fixed: np.ndarray | None = None,
+        seed: int = 0,
+        stage: str = "test",
+        group: str = "",
+        memory: int = 4 << 30,
+        keeper: Keeper | None = None,
+        read_payloads: Callable[[np.ndarray], Iterator[Any]] | None = None,
+        evaluations: "dict[str, Pool] | None" = None,
+        device: str = "cpu",
+    ) -> None:
+        self.uid = np.asarray(uid, dtype="S32")
+        self._table = columns if isinstance(columns, pa.Table) else pa.table(columns or {})
+        self._vectors = vectors or {}
+        self.fixed = np.zeros(len(self.uid), bool) if fixed is None else np.asarray(fixed, bool)
+        self.seed, self.stage, self.group, self.memory, self.device = seed, stage, group, memory, device
+        self._keeper, self._read, self._evaluations = keeper, read_payloads, evaluations or {}
+        self._rank: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.uid)
+
+    @property
+    def uid_rank(self) -> np.ndarray:
+        """(n,) int64: the place of each row in the order of uids."""
+        if self._rank is None:
+            self._rank = np.empty(len(self), np.int64)
+            self._rank[np.argsort(self.uid, kind="stable")] = np.arange(len(self))
+        return self._rank
+
+    def first(self, mask: np.ndarray) -> int:
+        """The row with the smallest uid among those in `mask` (n,) bool."""
+        rows = np.flatnonzero(mask)
+        return int(rows[np.argmin(self.uid_rank[rows])])
+
+    def column(self, name: str) -> np.ndarray:
+        """A column as numpy, without nulls: numbers and bools as they are, text as object, fixed binary as (n, width) uint8."""
+        values = self._table.column(name)
+        kind = values.type
+        if pa.types.is_fixed_size_binary(kind):
+            joined = values.combine_chunks()
+            joined = joined.chunk(0) if isinstance(joined, pa.ChunkedArray) else joined
+            buffer = np.frombuffer(joined.buffers()[1] or b"", np.uint8)
+            start = joined.offset * kind.byte_width
+            return buffer[start : start + len(self) * kind.byte_width].reshape(len(self), kind.byte_width)
+        if pa.types.is_dictionary(kind):
+            values = values.cast(kind.value_type)
+        return values.to_numpy()
+
+    def has(self, name: str) -> bool:
+        """Is there a column or vector column of this name?"""
+        return name in self._table.column_names or name in self._vectors
+
+    @property
+    def table(self) -> pa.Table:
+        """All columns that this decision reads, as Arrow (for SQL expressions)."""
+        return self._table
+
+    def vectors(self, name: str) -> "Vectors":
+        """The vector column `name` of the live rows: streamed in blocks, float16 on disk."""
+        return self._vectors[name]
+
+    def rng(self, *purpose: str) -> np.random.Generator:
+        """A generator seeded by (seed, stage, group, purpose). Draw by uid order, never by position: `rng.permutation(n)[pool.uid_rank]`."""
+        text = "\0".join([str(self.seed), self.stage, self.group, *purpose])
+        return np.random.Generator(np.random.Philox(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")))
+
+    def payloads(self, rows: np.ndarray) -> Iterator[Any]:
+        """The image bytes of `rows`, in their order, read from the shards as they are asked for."""
+        assert self._read is not None, "this pool has no shards"
+        return self._read(np.asarray(rows, np.int64))
+
+    def evaluation(self, path: str) -> "Pool":
+        """The evaluation pool at `path`, with the same columns and vectors measured in the same way."""
+        return self._evaluations[path]
+
+    def once(self, name: str, function: Callable[[], State]) -> State:
+        """`function()`, a tuple of arrays, computed once: after a crash the published result is read instead."""
+        found = self._keeper.load(name) if self._keeper else None
+        if found is not None:
+            return found[1]
+        state = function()
+        if self._keeper:
+            self._keeper.save(name, 1, state)
+        return state
+
+    def scan(self, name: str, step: Callable[[State], State], start: State, rounds: int) -> State:
+        """Fold `step` over `rounds` rounds from `start`. The state is published now and then, so a killed decision goes on from there.
+
+        `step` may change the arrays in place; it must be a function of the state alone (and of what the pool holds).
+        """
+        found = self._keeper.load(name) if self._keeper else None
+        done, state = found if found is not None else (0, tuple(np.array(a) for a in start))
+        while done < rounds:
+            state = step(state)
+            done += 1
+            if self._keeper and (done == rounds or self._keeper.due()):
+                self._keeper.save(name, done, state)
+        return state

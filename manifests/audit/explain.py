@@ -1,0 +1,185 @@
+"""The life of one sample: every stage that saw it, what was measured, who decided, and what would have saved it."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from manifests.audit.visible import number, rows_of_text, visible
+from manifests.errors import Refusal
+from manifests.run import Run, StageRecord, open_run
+from manifests.schema import KEPT, QUARANTINED, VERDICT
+
+HIDDEN = {"members", "suffix", "offset", "size", "content", "key", "caption", "label", "label_name", "source_uid", "fault"}  # the ledger has them
+
+
+def explain(run: Path | str, key: str) -> dict[str, Any]:
+    """What happened to one sample, stage by stage, whether it was kept, dropped or quarantined.
+
+    Guarantee   verdicts come from the stages' own parts, not from the ledger's summary of them; a stage whose part is missing says so
+    key         a key, a uid, or the first 8 or more digits of a uid
+    Cost        one look-up in the ledger (bloom filter) and one shard's part of every stage
+    Errors      `Refusal` [no-such-sample], [not-a-run]
+    """
+    opened = open_run(run)
+    sample = opened.find(key)
+    stages = [_stage(opened, stage, sample) for stage in opened.stages]
+    return {
+        "run": str(opened.path),
+        "sample": {name: value for name, value in sample.items() if value is not None or name in ("uid", "key", "status")},
+        "stages": stages,
+        "stands_for": _stands_for(opened, sample["uid"]),
+        "cure": cure(sample),
+    }
+
+
+def cure(sample: dict[str, Any]) -> str | None:
+    """What would keep a dropped sample, in a sentence; None for others."""
+    if sample["status"] == QUARANTINED:
+        return "Mend the sample in the pool and build again; nothing else brings it back"
+    if sample["status"] == KEPT:
+        return None
+    if str(sample["drop_stage"]).startswith("leakage"):
+        return "It matches a test picture: protection does not apply to leakage. Leave that evaluation pool out, or the sample"
+    score, threshold = sample["score"], sample["threshold"]
+    if score is None or threshold is None:
+        return f"protect it in {sample['drop_stage']} (protect: \"uid = '{sample['uid'][:12]}…'\")"
+    side = "above" if score >= threshold else "below"
+    return f"move the limit {side} {number(score)}, or protect it in {sample['drop_stage']}"
+
+
+def _stage(run: Run, stage: StageRecord, sample: dict[str, Any]) -> dict[str, Any]:
+    about: dict[str, Any] = {"stage": stage.id, "kind": stage.kind}
+    row = part_row(run, stage.id, sample["shard"], sample["row"])
+    if row is None:
+        return {**about, "verdict": "unknown: its part is missing"}
+    fault = row.get("fault")
+    verdict = {name: row.pop(name, None) for name in VERDICT.names} if stage.kind == "decision" else {}
+    about["columns"] = {name: value for name, value in row.items() if value is not None and name not in HIDDEN}
+    if stage.kind != "decision":
+        quarantined_here = fault is not None or (sample["status"] == QUARANTINED and sample["drop_stage"] == stage.id)
+        if not quarantined_here and not about["columns"] and sample["status"] == QUARANTINED:
+            return {**about, "verdict": "not seen: it was out already"}
+        return {**about, "verdict": f"quarantined: {fault or sample['drop_reason']}" if quarantined_here else "measured"}
+    if verdict["keep"] is None:
+        return {**about, "verdict": "not seen: it was out already"}
+    about["verdict"] = "kept" if verdict["keep"] else "dropped"
+    about |= {name: verdict[name] for name in ("unjudged", "reason", "score", "threshold", "weight") if verdict[name] not in (None, False)}
+    if verdict["witness"] is not None:
+        about["witness"] = witness_of(run, verdict["witness"], verdict["witness_pool"])
+    return about
+
+
+def part_row(run: Run, stage: str, shard: str, row: int) -> dict[str, Any] | None:
+    """Row `row` of a stage's part for `shard`; None where the part is missing or too short."""
+    file = run.part(stage, shard)
+    if not file.is_file():
+        return None
+    rows: list[dict[str, Any]] = pq.read_table(file).slice(row, 1).to_pylist()
+    return rows[0] if rows else None
+
+
+def witness_of(run: Run, uid: str, pool: str | None) -> dict[str, Any]:
+    """Who decided: uid, key, its pool, and what became of it."""
+    if pool is not None:
+        return {"uid": uid, "key": evaluation_key(run, pool, uid), "pool": pool}
+    try:
+        row = run.find(uid, ["uid", "key", "status", "drop_stage"])
+    except Refusal:
+        return {"uid": uid, "key": None, "status": "missing from the ledger"}
+    return {"uid": uid, "key": row["key"], "status": row["status"], **({"drop_stage": row["drop_stage"]} if row["drop_stage"] else {})}
+
+
+def evaluation_key(run: Run, pool: str, uid: str) -> str | None:
+    """The key of a sample of an evaluation pool; None where its parts do not hold it."""
+    measures = run.evaluation(pool)
+    for file in sorted((measures.path / "parts" / "identity").glob("*/*.parquet")):
+        at = pc.index(pq.read_table(file, columns=["uid"])["uid"], uid).as_py()
+        if at >= 0:
+            shard = f"{file.parent.name}/{file.stem}"
+            found = part_row(measures, "measure.index", shard, at)
+            return found["key"] if found else None
+    return None
+
+
+def _stands_for(run: Run, uid: str) -> dict[str, Any]:
+    """The dropped samples that name this one as their witness: how many, and the first ten by uid."""
+    count, first = 0, []
+    for file in run.ledger_files():
+        found = pq.read_table(file, columns=["uid", "key", "drop_stage", "score"], filters=(pc.field("witness") == uid) & pc.field("witness_pool").is_null())
+        count += found.num_rows
+        first += found.to_pylist()
+        first = sorted(first, key=lambda row: row["uid"])[:10]
+    return {"count": count, "first": first}
+
+
+def text(life: dict[str, Any]) -> str:
+    """The same as a page for a terminal."""
+    sample = life["sample"]
+    lines = [_headline(sample), ""]
+    facts = [[name, _fact(name, sample[name])] for name in _facts(sample)]
+    lines += rows_of_text(facts) + [""]
+    for step in life["stages"]:
+        lines += _step(step)
+    others = life["stands_for"]
+    if others["count"]:
+        names = ", ".join(f"{visible(row['key'], 60)} ({row['uid'][:8]})" for row in others["first"])
+        more = f" and {others['count'] - len(others['first']):,} more" if others["count"] > len(others["first"]) else ""
+        lines += ["", f"stands for {others['count']:,} dropped: {names}{more}"]
+    if life["cure"]:
+        lines += ["", f"to keep it: {visible(life['cure'])}"]
+    return "\n".join(lines)
+
+
+def _facts(sample: dict[str, Any]) -> list[str]:
+    done = {"status", "drop_stage", "drop_reason", "score", "threshold", "witness", "witness_pool", "key"}
+    return [name for name, value in sample.items() if name not in done and value is not None]
+
+
+def _fact(name: str, value: Any) -> str:
+    return str(value) if name in ("row", "offset", "out_row", "label") else number(value)
+
+
+def _headline(sample: dict[str, Any]) -> str:
+    name = f"{visible(sample['key'], 120)}  {sample['uid'][:12]}"
+    if sample["status"] == KEPT:
+        return f"{name}  KEPT"
+    what = f"{name}  {sample['status'].upper()} at {visible(sample.get('drop_stage'))}: {visible(sample.get('drop_reason'))}"
+    return what + (f", {_against(sample)}" if sample.get("score") is not None else "")
+
+
+def _against(row: dict[str, Any]) -> str:
+    """Score beside its limit, with the distance between them."""
+    score, threshold = row.get("score"), row.get("threshold")
+    if threshold is None:
+        return f"score {number(score)}"
+    if score is None:
+        return f"limit {number(threshold)}"
+    sign = ">" if score > threshold else "<" if score < threshold else "="
+    return f"score {number(score)} {sign} limit {number(threshold)}" + ("" if sign == "=" else f" (by {number(abs(score - threshold))})")
+
+
+def _step(step: dict[str, Any]) -> list[str]:
+    mark = {"kept": "●", "dropped": "✕", "measured": "·"}.get(step["verdict"], "–")
+    line = f"{mark} {visible(step['stage']):<24}{visible(step['verdict'])}"
+    if step.get("reason"):
+        line += f": {visible(step['reason'])}"
+    if step.get("unjudged"):
+        line += " (unjudged: a column that it reads is empty here)"
+    if "score" in step or "threshold" in step:
+        line += f" · {_against(step)}"
+    lines = [line]
+    if "witness" in step:
+        lines.append(f"    witness {_witness(step['witness'])}")
+    if step.get("columns"):
+        lines += [f"    {visible(name)} {number(value)}" for name, value in step["columns"].items()]
+    return lines
+
+
+def _witness(witness: dict[str, Any]) -> str:
+    name = f"{visible(witness['key'], 120) if witness['key'] is not None else '(no key)'}  {visible(witness['uid'])[:12]}"
+    if "pool" in witness:
+        return f"{name}, of evaluation pool {visible(witness['pool'])}"
+    later = f" later, at {visible(witness['drop_stage'])}" if witness.get("drop_stage") else ""
+    return f"{name}, {visible(witness['status'])}{later}"

@@ -1,0 +1,273 @@
+"""Is a run whole? The law of the ledger, every digest, every part, every shard; with `deep`, every byte that was written."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from manifests.audit.verify_shards import check_shards
+from manifests.audit.visible import visible
+from manifests.digest import digest
+from manifests.errors import BROKEN_RECORD, DONE, Refusal
+from manifests.ledger import fold_shard, read_selection
+from manifests.publish import DIGEST_KEY
+from manifests.run import Run, open_run
+from manifests.schema import DROPPED, KEPT, LEDGER, QUARANTINED, VERDICT
+from manifests.shards.pool_yaml import Shard
+
+Finding = dict[str, str]
+REBUILD = "run the same `curate build` again, it rewrites what does not match"
+UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, UnicodeDecodeError)  # what a damaged Parquet file makes its reader raise
+
+
+def verify(run: Path | str, *, deep: bool = False) -> dict[str, Any]:
+    """What is wrong with a run, where, and how to cure it.
+
+    Checks      rows = kept + dropped + quarantined, in the ledger, in `run.json` and in the parts; uids are unique and follow from content, key and
+                ordinal; the ledger is the fold of the stages' parts, row by row; each witness was kept by the stage that names it, or stands in its
+                evaluation pool; `selection.npy` holds the kept; written shards hold as many samples as the ledger says
+    deep        also compare every byte of every written sample, and of its members, with the pool
+    Guarantee   reads only; members are read in place, nothing is unpacked. `exit_code` is 0 where the run is whole, else 4
+    Cost        one pass over ledger and parts; deep: the time of reading pool and shards once
+    Errors      `Refusal` [no-such-file], [not-a-run], [broken-record] where there is no run to check
+    """
+    try:
+        opened = open_run(run)
+        stages = opened.stages
+    except (ValueError, TypeError, KeyError) as error:
+        raise Refusal("broken-record", f"{run}/run.json", f"cannot be read: {visible(error, 200)}", cure=REBUILD.capitalize()) from error
+    findings: list[Finding] = []
+    checked: dict[str, int] = {"rows": 0, "parts": 0, "shards": 0, "samples": 0}
+    ledger = _ledger(opened, findings)
+    if ledger is not None:
+        checked["rows"] = ledger.num_rows
+        findings += _law(opened, ledger)
+        findings += _identity(opened, ledger)
+        findings += _parts(opened, ledger, checked)
+        findings += _witnesses(opened, stages, ledger)
+        findings += _selection(opened, ledger)
+        findings += check_shards(opened, ledger, deep, checked)
+    errors = any(finding["severity"] == "error" for finding in findings)
+    return {"run": str(opened.path), "deep": deep, "whole": not errors, "findings": findings, "checked": checked, "exit_code": BROKEN_RECORD if errors else DONE}
+
+
+def finding(slug: str, where: Path | str, what: str, cure: str = REBUILD, severity: str = "error") -> Finding:
+    """One finding, in the grammar of messages."""
+    return {"slug": slug, "where": str(where), "what": what, "cure": cure, "severity": severity}
+
+
+def read_whole(file: Path) -> pa.Table:
+    """Every column of a Parquet file, page checksums compared where they were written."""
+    return pq.read_table(file, page_checksum_verification=True)
+
+
+def _ledger(run: Run, findings: list[Finding]) -> pa.Table | None:
+    tables, before = [], len(findings)
+    for i, file in enumerate(run.ledger_files()):
+        if file.name != f"{i:05d}.parquet":
+            findings.append(finding("broken-record", file, f"is not the file that follows, {i:05d}.parquet: one is missing"))
+        try:
+            table = read_whole(file)
+        except UNREADABLE as error:
+            findings.append(finding("broken-record", file, f"cannot be read: {visible(error, 160)}"))
+            continue
+        wrong = [f.name for f in LEDGER if f.name not in table.column_names or not _same_kind(table.schema.field(f.name).type, f.type)]
+        if wrong:
+            findings.append(finding("broken-record", file, f"lacks, or has in another type, the columns {', '.join(wrong)}"))
+        if DIGEST_KEY not in (table.schema.metadata or {}):
+            findings.append(finding("broken-record", file, "carries no digest of what it was made from"))
+        tables.append(table)
+    if not run.ledger_files():
+        findings.append(finding("broken-record", run.path / "ledger", "holds no ledger"))
+    return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries() if len(findings) == before and tables else None
+
+
+def _same_kind(found: pa.DataType, wanted: pa.DataType) -> bool:
+    plain = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in (found, wanted)]
+    return bool(plain[0] == plain[1])
+
+
+def _law(run: Run, ledger: pa.Table) -> list[Finding]:
+    found, where = [], run.path / "ledger"
+    status = np.array(ledger["status"].cast(pa.string()).to_pylist(), object)
+    counts = {"rows": ledger.num_rows, **{word: int((status == word).sum()) for word in (KEPT, DROPPED, QUARANTINED)}}
+    if sum(counts[w] for w in (KEPT, DROPPED, QUARANTINED)) != counts["rows"]:
+        odd = sorted({visible(s, 40) for s in status} - {KEPT, DROPPED, QUARANTINED})
+        found.append(finding("law-broken", where, f"{counts['rows']:,} rows, but {counts[KEPT]:,} kept + {counts[DROPPED]:,} dropped + {counts[QUARANTINED]:,} quarantined (other words: {', '.join(odd)})"))
+    said = run.info.get("counts", {})
+    differ = [f"{name} {said[name]:,} instead of {counts[name]:,}" for name in counts if name in said and said[name] != counts[name]]
+    if differ:
+        found.append(finding("law-broken", run.path / "run.json", f"says {', '.join(differ)}"))
+    reasons = ledger["drop_reason"].is_valid().to_numpy() & ledger["drop_stage"].is_valid().to_numpy()
+    if (reasons == (status == KEPT)).any():
+        found.append(finding("law-broken", where, f"{int((reasons == (status == KEPT)).sum()):,} rows have a reason and were kept, or were dropped without one"))
+    for stage in run.stages:
+        here = ledger.filter(pc.equal(ledger["drop_stage"].cast(pa.string()), stage.id).combine_chunks())
+        told = sum((stage.counts.get("dropped") or {}).values()) + sum((stage.counts.get("quarantined") or {}).values())
+        if stage.counts and told != here.num_rows:
+            found.append(finding("law-broken", run.path / "run.json", f"{stage.id} is said to have taken {told:,} samples, the ledger says {here.num_rows:,}"))
+    numbers = [name for name in ("score", "threshold", "weight") if pc.any(pc.is_nan(ledger[name].drop_null())).as_py()]
+    if numbers:
+        found.append(finding("broken-record", where, f"holds NaN in {', '.join(numbers)}; an absent number is null"))
+    return found
+
+
+def _identity(run: Run, ledger: pa.Table) -> list[Finding]:
+    from manifests.audit.verify_shards import uid_of
+
+    found, where = [], run.path / "ledger"
+    counted = pc.value_counts(ledger["uid"])
+    twice = [v["values"] for v in counted.filter(pc.greater(pc.struct_field(counted, "counts"), 1)).to_pylist()]
+    if twice:
+        found.append(finding("broken-record", where, f"{len(twice):,} uids stand twice: {', '.join(visible(u, 40) for u in twice[:3])}"))
+    wrong, at = [], 0
+    for shard in _shards(run, ledger):
+        try:
+            ordinal = pq.read_table(run.part("identity", shard.id))["ordinal"].to_pylist()
+        except UNREADABLE:
+            at += _rows_of(ledger, shard.id)
+            continue  # the missing part is a finding of its own
+        here = ledger.slice(at, len(ordinal)).select(["uid", "content", "key"])
+        at += len(ordinal)
+        wrong += [row["uid"] for row, count in zip(here.to_pylist(), ordinal, strict=False) if row["content"] is not None and uid_of(row["content"], row["key"], count) != row["uid"]]
+    if wrong:
+        found.append(finding("broken-record", where, f"{len(wrong):,} uids do not follow from content, key and ordinal: {', '.join(visible(u, 40) for u in wrong[:3])}"))
+    return found
+
+
+def _shards(run: Run, ledger: pa.Table) -> list[Shard]:
+    names = list(dict.fromkeys(ledger["shard"].cast(pa.string()).to_pylist()))
+    return [Shard(name.rpartition("/")[0], name.rpartition("/")[2], "") for name in names if name]
+
+
+def _rows_of(ledger: pa.Table, shard: str) -> int:
+    return int(pc.sum(pc.equal(ledger["shard"].cast(pa.string()), shard)).as_py() or 0)
+
+
+def _parts(run: Run, ledger: pa.Table, checked: dict[str, int]) -> list[Finding]:
+    """Every part can be read, is as long as its shard and carries a digest; folded again, they are the ledger."""
+    found: list[Finding] = []
+    at = 0
+    for shard in _shards(run, ledger):
+        rows, before = _rows_of(ledger, shard.id), len(found)
+        for name in ["identity", *(stage.id for stage in run.stages)]:
+            found += _part(run.part(name, shard.id), rows)
+            checked["parts"] += 1
+        if len(found) == before:
+            found += _folded(run, shard, ledger.slice(at, rows))
+        at += rows
+    for stage in run.stages:
+        for file in run.edges(stage.id):
+            try:
+                read_whole(file)
+            except UNREADABLE as error:
+                found.append(finding("broken-record", file, f"cannot be read: {visible(error, 160)}"))
+    return found
+
+
+def _part(file: Path, rows: int) -> list[Finding]:
+    if not file.is_file():
+        return [finding("broken-record", file, "is missing")]
+    try:
+        table = read_whole(file)
+    except UNREADABLE as error:
+        return [finding("broken-record", file, f"cannot be read: {visible(error, 160)}")]
+    if table.num_rows != rows:
+        return [finding("broken-record", file, f"has {table.num_rows:,} rows, its shard has {rows:,} in the ledger")]
+    if DIGEST_KEY not in (table.schema.metadata or {}):
+        return [finding("broken-record", file, "carries no digest of what it was made from")]
+    return []
+
+
+def _folded(run: Run, shard: Shard, ledger: pa.Table) -> list[Finding]:
+    """Fold the parts again and compare with the ledger's rows, column by column; where the samples were written to is not in the parts."""
+    try:
+        fresh = fold_shard(shard, [(stage.id, stage.kind) for stage in run.stages], lambda name, of: run.part(name, of.id))
+    except (*UNREADABLE, IndexError, TypeError) as error:
+        return [finding("broken-record", run.path / "parts", f"the parts of {shard.id} do not fold: {visible(error, 160)}")]
+    found = []
+    for name in fresh.column_names:
+        if name in ("out_shard", "out_row"):
+            continue
+        if name not in ledger.column_names:
+            found.append(finding("broken-record", run.path / "ledger", f"lacks column {visible(name)!r} of {shard.id}"))
+            continue
+        theirs, ours = _comparable(ledger[name]), _comparable(fresh[name])
+        differ = [i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b]
+        if differ:
+            uid = ledger["uid"][differ[0]].as_py()
+            found.append(finding("broken-record", run.path / "ledger", f"{name} of {len(differ):,} samples of {shard.id} is not what the parts say, first of {visible(uid, 40)}"))
+    return found
+
+
+def _comparable(column: pa.ChunkedArray) -> list[Any]:
+    return column.cast(column.type.value_type).to_pylist() if pa.types.is_dictionary(column.type) else column.to_pylist()
+
+
+def _witnesses(run: Run, stages: list[Any], ledger: pa.Table) -> list[Finding]:
+    """A witness of this pool was kept by the stage that names it; one of an evaluation pool stands there."""
+    found: list[Finding] = []
+    uids = np.array(ledger["uid"].to_pylist(), object)
+    for stage in [s for s in stages if s.kind == "decision"]:
+        try:
+            part = pa.concat_tables([pq.read_table(run.part(stage.id, s.id), columns=VERDICT.names) for s in _shards(run, ledger)] or [VERDICT.empty_table()])
+        except UNREADABLE:
+            continue  # reported with the parts
+        keep = part["keep"].to_pylist()
+        if len(keep) != len(uids):
+            continue
+        kept = {uid for uid, k in zip(uids, keep, strict=True) if k}
+        rows = [(u, w, p) for u, k, w, p in zip(uids, keep, part["witness"].to_pylist(), part["witness_pool"].to_pylist(), strict=True) if w is not None and k is False]
+        wrong = [(u, w) for u, w, p in rows if p is None and w not in kept]
+        if wrong:
+            text = f"{stage.id}: {len(wrong):,} witnesses were not kept by the stage that names them, first {visible(wrong[0][1], 40)} of {visible(wrong[0][0], 40)}"
+            found.append(finding("broken-record", run.path / "parts" / stage.id, text))
+        for pool in sorted({p for _, _, p in rows if p is not None}):
+            there = set(_evaluation_uids(run, pool))
+            lost = [w for _, w, p in rows if p == pool and w not in there]
+            if lost:
+                found.append(finding("broken-record", run.path / "parts" / stage.id, f"{stage.id}: {len(lost):,} witnesses are not in evaluation pool {visible(pool)}, first {visible(lost[0], 40)}"))
+    return found
+
+
+def _evaluation_uids(run: Run, pool: str) -> Iterator[str]:
+    for file in sorted((run.evaluation(pool).path / "parts" / "identity").glob("*/*.parquet")):
+        try:
+            yield from pq.read_table(file, columns=["uid"])["uid"].to_pylist()
+        except UNREADABLE:
+            continue
+
+
+def _selection(run: Run, ledger: pa.Table) -> list[Finding]:
+    """`selection.npy` holds, sorted, the kept samples' own uids where the pool has them, else ours."""
+    file = run.path / "selection.npy"
+    try:
+        found = read_selection(file)
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        return [finding("broken-record", file, f"cannot be read: {visible(error, 160)}")]
+    kept = ledger.filter(pc.equal(ledger["status"].cast(pa.string()), KEPT))
+    theirs, ours = kept["source_uid"].to_pylist(), kept["uid"].to_pylist()
+    wanted = {name: sorted(t if t is not None and as_id(t) else u for t, u in zip(given, ours, strict=True)) for name, given in (("source", theirs), ("uid", [None] * len(ours)))}
+    if found in wanted.values():
+        return []
+    return [finding("broken-record", file, f"holds {len(found):,} ids that are not the {len(ours):,} kept of the ledger ({digest(found)[:8]}, not {digest(wanted['source'])[:8]})")]
+
+
+def as_id(text: str) -> bool:
+    """Is it 32 hex digits, as DataComp's subset files need?"""
+    return len(text) == 32 and set(text) <= set("0123456789abcdef")
+
+
+def text(result: dict[str, Any]) -> str:
+    """The same as lines for a terminal, worst first."""
+    lines = []
+    for found in sorted(result["findings"], key=lambda f: f["severity"] != "error"):
+        lines.append(f"{visible(found['where'])}: {visible(found['what'], 400)}  [{found['slug']}]{'' if found['severity'] == 'error' else '  (a warning)'}")
+        lines.append(f"    cure: {found['cure']}")
+    c = result["checked"]
+    looked = f"{c['rows']:,} rows, {c['parts']:,} parts, {c['shards']:,} shards" + (f", every byte of {c['samples']:,} samples" if result["deep"] else "")
+    return "\n".join([*lines, f"{'whole' if result['whole'] else 'BROKEN'}: looked at {looked}"])

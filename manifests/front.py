@@ -1,0 +1,67 @@
+"""`keepset`: lists the three commands and forwards to them. What the three share on the terminal: errors, exit codes, JSON."""
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from manifests.errors import STOPPED, Refusal
+
+ROOMS = {
+    "curate": "decide which samples to keep, and write them as shards",
+    "pretrain": "prove by pre-training and transfer that they were enough",
+    "manifests": "read the record: why each sample was kept or dropped",
+}
+
+
+class Verbs(click.Group):
+    """A command with verbs that turns a `Refusal` into its line and exit code; verbs are listed in the order they were added."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the road, not of the alphabet."""
+        return list(self.commands)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run; errors a user can cause become one line on stderr and the exit code of their slug."""
+        kwargs["standalone_mode"] = False
+        try:
+            code = super().main(*args, **kwargs)
+        except Refusal as refusal:
+            click.echo(f"{self.name}: {refusal}", err=True)
+            sys.exit(refusal.exit_code)
+        except click.exceptions.Abort:
+            click.echo(f"{self.name}: stopped; run the same command again to go on", err=True)
+            sys.exit(STOPPED)
+        except KeyboardInterrupt:
+            click.echo(f"{self.name}: stopped; run the same command again to go on", err=True)
+            sys.exit(STOPPED)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except BrokenPipeError:
+            sys.exit(0)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def emit(value: Any, as_json: bool, text: Callable[[Any], str]) -> None:
+    """Print `value` as one JSON object, or as `text(value)`."""
+    click.echo(json.dumps(value, ensure_ascii=False, default=str) if as_json else text(value))
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def main(arguments: tuple[str, ...]) -> None:
+    """Forward to a room."""
+    if arguments and arguments[0] in ROOMS:
+        importlib.import_module(f"{arguments[0]}.cli").main(list(arguments[1:]), prog_name=f"keepset {arguments[0]}")
+        return
+    if arguments and arguments[0] not in ("--help", "-h"):
+        click.echo(f"keepset: there is no command {arguments[0]!r}; there are {', '.join(ROOMS)} [unknown-parameter]", err=True)
+        sys.exit(2)
+    click.echo("keepset decides which samples of a pool to keep, says why for every one, and proves they were enough.\n")
+    for name, sentence in ROOMS.items():
+        click.echo(f"  {name:<10} {sentence}")
+    click.echo("\nStart with:  curate audit FOLDER_OF_IMAGES      Each command and verb has --help.")

@@ -1,0 +1,123 @@
+"""`pool.yaml`: what a pool is. Shards are ordered by (source, name), never by listing."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import yaml
+
+from manifests.errors import Refusal
+from manifests.strict_yaml import read_yaml
+
+FIELDS = {"format", "name", "sources", "classes", "columns", "licence", "source", "attached"}
+
+
+@dataclass(frozen=True, order=True)
+class Shard:
+    """One tar of a pool: `source` and `name` (without `.tar`) identify it, `url` is where it lies, `sidecar` its Parquet of columns, if any."""
+
+    source: str
+    name: str
+    url: str = field(compare=False)
+
+    @property
+    def id(self) -> str:
+        """`source/name`, as the ledger's column `shard` has it."""
+        return f"{self.source}/{self.name}"
+
+    @property
+    def sidecar(self) -> str:
+        """URL of the Parquet beside the tar (img2dataset's and DataComp's layout, and ours); it need not exist."""
+        return re.sub(r"\.tar$", "", self.url) + ".parquet"
+
+
+@dataclass(frozen=True)
+class PoolDescription:
+    """A pool as `pool.yaml` describes it. `attached` names further aligned columns or vectors (see `curate attach`)."""
+
+    path: str
+    name: str
+    shards: tuple[Shard, ...]
+    classes: tuple[str, ...] = ()
+    columns: dict[str, str] = field(default_factory=dict)
+    licence: str | None = None
+    source: str | None = None
+    attached: tuple[dict[str, Any], ...] = ()
+
+    def folder(self) -> str:
+        """The folder of `pool.yaml`, or of the bare shard."""
+        return self.path.rsplit("/", 1)[0] if "/" in self.path else "."
+
+
+def open_pool(path: str | Path) -> PoolDescription:
+    """Read a pool: a folder with `pool.yaml`, the file itself, or a bare shard URL (`x/{00..07}.tar`).
+
+    Raises `Refusal`: [no-such-file] where there is none, [bad-pool] where it is not a pool.
+    """
+    text = str(path).rstrip("/")
+    if text.endswith(".tar"):
+        urls = expand(text)
+        return PoolDescription(text, Path(urls[0]).parent.name or "pool", _shards("shards", urls, text))
+    location = text if text.endswith((".yaml", ".yml")) else f"{text}/pool.yaml"
+    handle, plain = fsspec.core.url_to_fs(location)
+    if not handle.exists(plain):
+        raise Refusal("no-such-file", text, "holds no pool.yaml", "a pool is a folder with pool.yaml, or a shard URL that ends in .tar", "Make one with `curate ingest SRC --to POOL`")
+    with handle.open(plain, "rb") as file:
+        body = read_yaml(file.read(), location, "bad-pool")
+    return _described(body, location)
+
+
+def _described(body: Any, location: str) -> PoolDescription:
+    if not isinstance(body, dict) or body.get("format") != 1:
+        raise Refusal("bad-pool", location, "is not a pool of format 1", "it starts with `format: 1`")
+    for name in set(body) - FIELDS:
+        raise Refusal("bad-pool", location, f"has the unknown field {name!r}", f"its fields: {', '.join(sorted(FIELDS))}")
+    base = location.rsplit("/", 1)[0] if "/" in location else "."
+    shards: list[Shard] = []
+    for source in body.get("sources") or []:
+        if not isinstance(source, dict) or set(source) != {"name", "shards"}:
+            raise Refusal("bad-pool", location, f"a source is {source!r}", "each source has a name and shards")
+        given = source["shards"]
+        urls = [u for item in ([given] if isinstance(given, str) else given) for u in expand(item)]
+        urls = [u if "://" in u or u.startswith("/") else f"{base}/{u}" for u in urls]
+        shards.extend(_shards(str(source["name"]), urls, location))
+    if len(set(shards)) != len(shards):
+        raise Refusal("bad-pool", location, "two shards carry the same source and name", "names are unique inside a source")
+    return PoolDescription(
+        location, str(body.get("name") or Path(base).name), tuple(sorted(shards)), tuple(str(c) for c in body.get("classes") or ()),
+        dict(body.get("columns") or {}), body.get("licence"), body.get("source"), tuple(body.get("attached") or ()),
+    )  # fmt: skip
+
+
+def _shards(source: str, urls: list[str], where: str) -> tuple[Shard, ...]:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", source):
+        raise Refusal("bad-pool", where, f"a source is named {source!r}", "letters, digits, `_`, `-` and `.`")
+    return tuple(sorted(Shard(source, re.sub(r"\.tar$", "", u.rsplit("/", 1)[-1]), u) for u in urls))
+
+
+def write_pool_yaml(folder: Path, **fields: Any) -> None:
+    """Publish `folder/pool.yaml` (format 1) with `fields` in the order given; null and empty fields are left out."""
+    from manifests.publish import publish_bytes
+
+    body = {"format": 1, **{k: v for k, v in fields.items() if v not in (None, [], {}, ())}}
+    assert set(body) <= FIELDS, set(body) - FIELDS
+    publish_bytes(folder / "pool.yaml", yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=120).encode())
+
+
+def expand(pattern: str) -> list[str]:
+    """Brace ranges: `a/{000..012}.tar`, `{x,y}/0.tar`; `::` joins sources."""
+    if "::" in pattern:
+        return [u for part in pattern.split("::") for u in expand(part)]
+    found = re.search(r"\{([^{}]*)\}", pattern)
+    if not found:
+        return [pattern]
+    head, tail = pattern[: found.start()], pattern[found.end() :]
+    span = re.fullmatch(r"(\d+)\.\.(\d+)", found[1])
+    if span:
+        width = len(span[1]) if span[1].startswith("0") else 0
+        middle = [f"{i:0{width}d}" for i in range(int(span[1]), int(span[2]) + 1)]
+    else:
+        middle = found[1].split(",")
+    return [u for m in middle for u in expand(head + m + tail)]

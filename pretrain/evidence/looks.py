@@ -1,0 +1,97 @@
+"""Looks are counted: every evaluation of a comparison's test scores spends from its 5 % and stands in `looks.jsonl`."""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from manifests.digest import digest
+from manifests.publish import publish_bytes
+from pretrain.evidence.plan import Plan
+from pretrain.evidence.scores import Scores
+from pretrain.evidence.verdict import MIN_RUNS, Claims, Verdict, next_alpha
+
+Key = tuple[str, str, str, str | None]  # objective, arm, reference, task (null: the suite)
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look: `number` from 1 (0: fewer than three runs, nothing is evaluated), the error it may spend (0: none is left), what was proved before."""
+
+    number: int
+    runs: int
+    alpha: float
+    before: dict[Key, Claims] = field(default_factory=dict)
+    spent: dict[int, float] = field(default_factory=dict)
+    exploratory: bool = False
+
+
+def scores_digest(scores: Scores) -> str:
+    """Digest of all scores, whatever the order of rows in their table."""
+    sha = hashlib.sha256()
+    for objective in sorted(scores.arms):
+        for arm in sorted(scores.arms[objective]):
+            of_arm = scores.arms[objective][arm]
+            sha.update(json.dumps([objective, arm, of_arm.runs]).encode())
+            for task in scores.tasks:
+                sha.update(json.dumps([task.name, task.uids, task.cluster]).encode())
+                sha.update(of_arm.values[task.name].tobytes())
+    return sha.hexdigest()
+
+
+def read_looks(folder: Path) -> list[dict]:
+    """The rows of `looks.jsonl`, oldest first; none where there is no file."""
+    path = folder / "looks.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def open_look(folder: Path, plan: Plan, scores: Scores, runs: int) -> Look:
+    """The look that judging `scores` is: an old one if the same scores were judged before, else the next, with the error it may spend.
+
+    runs    runs of the smallest trained arm; fewer than three are no look, since nothing is evaluated
+    """
+    past = read_looks(folder)
+    exploratory = _seen_elsewhere(folder, plan)
+    if runs < MIN_RUNS:
+        return Look(0, runs, 0.0, exploratory=exploratory)
+    identity = scores_digest(scores)
+    same = [row for row in past if row["scores"] == identity]
+    earlier = [row for row in past if not same or row["look"] < same[0]["look"]]
+    proved: dict[Key, Claims] = {}
+    for row in earlier:
+        for objective, arm, reference, task, claims in row["proved"]:
+            key = (objective, arm, reference, task)
+            proved[key] = proved.get(key, Claims()) | Claims(*claims)
+    spent = {row["runs"]: row["alpha"] for row in past if row["alpha"]}
+    if same:
+        return Look(same[0]["look"], runs, same[0]["alpha"], proved, spent, exploratory)
+    alpha = 0.0 if runs in spent else next_alpha(spent, runs, plan.looks)
+    return Look(len(past) + 1, runs, alpha, proved, {**spent, **({runs: alpha} if alpha else {})}, exploratory)
+
+
+def record_look(folder: Path, plan: Plan, look: Look, scores: Scores, verdicts: Sequence[Verdict]) -> None:
+    """Write the look down, once."""
+    past = read_looks(folder)
+    if look.number == 0 or any(row["look"] == look.number for row in past):
+        return
+    proved = [
+        [v.objective, v.arm, v.reference, v.task, [v.claims.better, v.claims.not_worse, v.claims.worse]] for v in verdicts if v.claims != Claims()
+    ]
+    row = {
+        "look": look.number, "runs": look.runs, "alpha": look.alpha, "plan": plan.digest, "design": digest(plan.design()),
+        "scores": scores_digest(scores), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "proved": proved,
+    }  # fmt: skip
+    publish_bytes(folder / "looks.jsonl", "".join(json.dumps(r) + "\n" for r in [*past, row]).encode())
+
+
+def _seen_elsewhere(folder: Path, plan: Plan) -> bool:
+    """The same comparison was looked at under another margin or other looks: what is found now is exploratory."""
+    design = digest(plan.design())
+    return any(
+        row["design"] == design
+        for sibling in (folder.parent.glob("*/looks.jsonl") if folder.parent.is_dir() else ())
+        if sibling.parent.name != folder.name
+        for row in read_looks(sibling.parent)
+    )

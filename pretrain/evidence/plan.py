@@ -1,0 +1,262 @@
+"""The plan: what is compared, on what, with which margin, and when it is looked at; fixed before the first run."""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from manifests.digest import digest
+from manifests.errors import Refusal
+from manifests.strict_yaml import read_yaml
+from pretrain.evidence.verdict import MIN_RUNS
+
+FIELDS = ("format", "run", "arms", "objectives", "tasks", "budget", "training", "margin", "looks", "seeds", "seed", "weights", "jobs", "record")
+TRAINED = ("full", "kept", "random", "random_clean", "random_shares")
+DRAWN = ("random", "random_clean", "random_shares")
+UNTRAINED = ("untrained", "raw_pixels")
+ARM_FIELDS = {
+    "full": {"run"},
+    "kept": {"run", "selector"},
+    "random": {"run", "like", "draws_per_seed"},
+    "random_clean": {"run", "like", "draws_per_seed", "clean_after"},
+    "random_shares": {"run", "like", "draws_per_seed"},
+    "untrained": {"runs"},
+    "raw_pixels": {"side"},
+}
+FORBIDDEN_NAME = "letters, digits, `_`, `-` and `.`"
+
+
+@dataclass(frozen=True)
+class PlannedArm:
+    """One arm. `is_a`: full, kept, random, random_clean, random_shares, untrained or raw_pixels.
+
+    run             the run whose ledger says which rows it holds; default the plan's
+    like            drawn arms: the kept arm whose size (and shares) they have; default the only kept arm
+    draws_per_seed  drawn arms: fresh draws, one run each, for every seed of the plan; default 2, where kept is at most 20 % of the pool 3
+    clean_after     random_clean: draw from the rows that this stage left; default the last stage before the run's last `select.*`
+    runs            untrained: how many random initialisations (no training, so they cost little)
+    side            raw_pixels: the pictures' side in pixels; default the plan's resolution
+    selector        kept: each run is a new selection (by hand, in a score table), so that the claim is about the selector
+    """
+
+    name: str
+    is_a: str
+    run: str | None = None
+    like: str | None = None
+    draws_per_seed: int | None = None
+    clean_after: str | None = None
+    runs: int = 10
+    side: int | None = None
+    selector: bool = False
+
+    @property
+    def drawn(self) -> bool:
+        return self.is_a in DRAWN
+
+    @property
+    def fixed(self) -> bool:
+        """Nothing in it is drawn: its run variance is 0."""
+        return self.is_a == "raw_pixels"
+
+
+@dataclass(frozen=True)
+class Margin:
+    """`retain: 0.98` = keep at least 98 % of the gain over untrained on the suite (`retain_task`, 0.95, on one task); `absolute: 0.01` = one point."""
+
+    kind: str
+    suite: float
+    task: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked plan; `digest` names the comparison (seeds and jobs are not part of it, the sets of rows are: see `named`)."""
+
+    where: str
+    run: str | None
+    arms: tuple[PlannedArm, ...]
+    objectives: dict[str, dict[str, Any]]
+    tasks: tuple[dict[str, Any], ...]
+    budget: dict[str, float]
+    training: dict[str, Any]
+    margin: Margin | None
+    looks: tuple[int, ...]
+    seeds: int
+    seed: int
+    weights: dict[str, float]
+    jobs: int
+    record: dict[str, Any]
+
+    def of_kind(self, *kinds: str) -> list[PlannedArm]:
+        return [arm for arm in self.arms if arm.is_a in kinds]
+
+    def arm(self, name: str) -> PlannedArm:
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def design(self) -> dict[str, Any]:
+        """Everything that the question is made of, but margin and looks."""
+        arms = {a.name: {k: v for k, v in vars(a).items() if k not in ("name", "run") and v is not None} for a in self.arms}
+        named = ("arms", "objectives", "tasks", "budget", "training", "seed", "weights", "sets")
+        sets = self.record.get("sets", {})
+        values = (arms, self.objectives, list(self.tasks), self.budget, self.training, self.seed, self.weights, sets)
+        return dict(zip(named, values, strict=True))
+
+    @property
+    def digest(self) -> str:
+        margin = None if self.margin is None else vars(self.margin)
+        return digest("comparison", self.design(), margin, list(self.looks))
+
+    def plain(self) -> dict[str, Any]:
+        """As YAML writes it, every default written out; `read_plan` of it gives the same digest."""
+        arms = {a.name: {"is": a.is_a, **{f: getattr(a, f) for f in sorted(ARM_FIELDS[a.is_a]) if getattr(a, f) is not None}} for a in self.arms}
+        margin = None if self.margin is None else {self.margin.kind: self.margin.suite, f"{self.margin.kind}_task": self.margin.task}
+        body = {"format": 1, "run": self.run, "arms": arms, "objectives": self.objectives, "tasks": list(self.tasks), "budget": self.budget}
+        rest = {"training": self.training, "margin": margin, "looks": list(self.looks), "seeds": self.seeds, "seed": self.seed}
+        return {**body, **rest, "weights": self.weights, "jobs": self.jobs, "record": self.record}
+
+
+def read_plan(path: Path) -> Plan:
+    """Read and check a plan; every fault is a `Refusal` [bad-plan] (or [no-such-file]) before any work."""
+    if not path.is_file():
+        raise Refusal("no-such-file", str(path), "is not there", "a YAML file with arms, tasks, margin and looks")
+    body = read_yaml(path.read_bytes(), str(path), "bad-plan")
+    return check_plan(body, str(path))
+
+
+def check_plan(body: Any, where: str) -> Plan:
+    """The plan that `body` (parsed YAML) describes; see `PlannedArm`, `Margin` and docs for its fields."""
+    if not isinstance(body, dict) or body.get("format") != 1:
+        raise Refusal("bad-plan", where, "is not a plan of format 1", "it starts with `format: 1`")
+    for name in body:
+        if name not in FIELDS:
+            tuned = " Training is the same for every arm: tuning one of them alone is refused" if name in ("tune", "search") else ""
+            raise Refusal("bad-plan", where, f"has the unknown field {name!r}", f"its fields: {', '.join(FIELDS)}.{tuned}")
+    arms = _arms(body.get("arms"), where)
+    tasks = _tasks(body.get("tasks"), where)
+    margin = _margin(body.get("margin"), arms, where)
+    seeds = _whole(body.get("seeds", 5), f"{where}: seeds", 1)
+    looks = _looks(body.get("looks", [3, 5, 10]), where)
+    weights = {str(k): float(v) for k, v in (body.get("weights") or {}).items()}
+    names = [t["name"] for t in tasks]
+    if weights and (sorted(weights) != sorted(names) or min(weights.values()) <= 0):
+        raise Refusal("bad-plan", f"{where}: weights", f"are for {', '.join(weights)}", f"one number above 0 for each of {', '.join(names)}")
+    objectives = body.get("objectives") or {}
+    if isinstance(objectives, list):
+        objectives = {str(name): {} for name in objectives}
+    return Plan(
+        where, _text(body.get("run")), arms, {str(k): dict(v or {}) for k, v in objectives.items()}, tasks, _budget(body.get("budget"), where),
+        dict(body.get("training") or {}), margin, looks, seeds, _whole(body.get("seed", 0), f"{where}: seed", 0), weights,
+        _whole(body.get("jobs") or max(1, len(os.sched_getaffinity(0))), f"{where}: jobs", 1), dict(body.get("record") or {}),
+    )  # fmt: skip
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _whole(value: Any, where: str, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise Refusal("bad-plan", where, f"{value!r}", f"a whole number from {least}")
+    return value
+
+
+def _arms(given: Any, where: str) -> tuple[PlannedArm, ...]:
+    if isinstance(given, list):
+        given = {name: None for name in given}
+    if not isinstance(given, dict) or len(given) < 2:
+        raise Refusal("bad-plan", f"{where}: arms", f"{given!r}", "two arms or more, for instance full, kept, random, untrained")
+    arms = tuple(_arm(str(name), options or {}, f"{where}: arms: {name}") for name, options in given.items())
+    kept = [arm.name for arm in arms if arm.is_a == "kept"]
+    checked = []
+    for arm in arms:
+        if arm.drawn:
+            like = arm.like or (kept[0] if len(kept) == 1 else None)
+            if like not in kept:
+                raise Refusal(
+                    "bad-plan", f"{where}: arms: {arm.name}", f"like: {like}", f"the kept arm whose size it has: {', '.join(kept) or 'none'}"
+                )
+            arm = PlannedArm(**{**vars(arm), "like": like})
+        checked.append(arm)
+    for kind in ("full", "untrained", "raw_pixels"):
+        if sum(arm.is_a == kind for arm in arms) > 1:
+            raise Refusal("bad-plan", f"{where}: arms", f"two arms are {kind}", "one is the reference")
+    if not any(arm.is_a in TRAINED for arm in arms):
+        raise Refusal("bad-plan", f"{where}: arms", "none is trained", f"one of {', '.join(TRAINED)} at least")
+    return tuple(checked)
+
+
+def _arm(name: str, options: dict[str, Any], where: str) -> PlannedArm:
+    kind = options.get("is", name)
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise Refusal("bad-plan", where, f"{name!r} is no name", FORBIDDEN_NAME)
+    if kind not in ARM_FIELDS:
+        raise Refusal("bad-plan", where, f"is {kind!r}", f"`is:` one of {', '.join(ARM_FIELDS)}")
+    for option in options:
+        if option != "is" and option not in ARM_FIELDS[kind]:
+            allowed = f"a {kind} arm takes {', '.join(sorted(ARM_FIELDS[kind]))}; training is the same for all arms"
+            raise Refusal("bad-plan", where, f"has no option {option!r}", allowed)
+    for option in ("draws_per_seed", "runs", "side"):
+        if options.get(option) is not None:
+            _whole(options[option], f"{where}: {option}", 1)
+    return PlannedArm(name, kind, **{k: v for k, v in options.items() if k != "is"})
+
+
+def _tasks(given: Any, where: str) -> tuple[dict[str, Any], ...]:
+    if not isinstance(given, list) or not given:
+        raise Refusal("bad-plan", f"{where}: tasks", f"{given!r}", "a list of {name, train, test, probe}")
+    tasks = [{"name": task} if isinstance(task, str) else task for task in given]
+    for task in tasks:
+        known = {"name", "train", "test", "probe", "seen_by_selector"}
+        if not isinstance(task, dict) or not isinstance(task.get("name"), str) or set(task) - known:
+            raise Refusal("bad-plan", f"{where}: tasks", f"{task!r}", f"a name, and of {', '.join(sorted(known - {'name'}))} what applies")
+    if len({t["name"] for t in tasks}) < len(tasks):
+        raise Refusal("bad-plan", f"{where}: tasks", "two tasks carry one name", "each task has its own name")
+    if all(t.get("seen_by_selector") for t in tasks):
+        raise Refusal(
+            "bad-plan", f"{where}: tasks", "the selector saw all of them", "one task at least that it did not see: only those prove anything"
+        )
+    return tuple(tasks)
+
+
+def _margin(given: Any, arms: tuple[PlannedArm, ...], where: str) -> Margin | None:
+    where = f"{where}: margin"
+    kinds = {arm.is_a for arm in arms}
+    if given is None:
+        if "full" in kinds and len([a for a in arms if a.is_a in TRAINED]) > 1:
+            raise Refusal("bad-plan", where, "is absent", "`{retain: 0.98}` or `{absolute: 0.01}`, fixed before the first run")
+        return None
+    if not isinstance(given, dict) or not given or set(given) - {"retain", "retain_task", "absolute", "absolute_task"}:
+        raise Refusal("bad-plan", where, f"{given!r}", "`{retain: 0.98}` or `{absolute: 0.01}`")
+    kind = "retain" if "retain" in given else "absolute"
+    if kind not in given or set(given) - {kind, f"{kind}_task"}:
+        raise Refusal("bad-plan", where, f"{given!r}", "one kind of margin")
+    suite: Any = given[kind]
+    task: Any = given.get(f"{kind}_task", 0.95 if kind == "retain" else suite)
+    allowed: Callable[[float], bool] = (lambda v: 0.5 < v < 1) if kind == "retain" else (lambda v: 0 < v < 0.5)
+    for value in (suite, task):
+        if not isinstance(value, float) or not allowed(value):
+            words = "a fraction of the gain above 0.5 and below 1" if kind == "retain" else "a fraction above 0 and below 0.5; 0.01 is one point"
+            raise Refusal("bad-plan", where, f"{value!r}", words)
+    if kind == "retain" and "untrained" not in kinds:
+        raise Refusal("bad-plan", where, "retain needs an untrained arm", "the gain is that over an untrained network", "Add `untrained:` to arms")
+    return Margin(kind, suite, task)
+
+
+def _looks(given: Any, where: str) -> tuple[int, ...]:
+    if not isinstance(given, list) or not given or any(not isinstance(s, int) or s < MIN_RUNS for s in given) or sorted(set(given)) != given:
+        raise Refusal("bad-plan", f"{where}: looks", f"{given!r}", f"rising numbers of seeds from {MIN_RUNS}, for instance [3, 5, 10]")
+    return tuple(given)
+
+
+def _budget(given: Any, where: str) -> dict[str, float]:
+    if given is None:
+        return {}
+    if not isinstance(given, dict) or len(given) != 1 or set(given) - {"samples_seen", "epochs"} or not all(_above_zero(v) for v in given.values()):
+        raise Refusal("bad-plan", f"{where}: budget", f"{given!r}", "`{samples_seen: 60000}` (equal compute) or `{epochs: 20}` (cheaper training)")
+    return dict(given)
+
+
+def _above_zero(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,346 @@
+"""From scores and plan to the rows of `verdicts.parquet`: which arm is asked against which, and what is said of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from manifests.errors import Refusal
+from pretrain.evidence import power
+from pretrain.evidence.intervals import (
+    ALPHA,
+    Arm,
+    Array,
+    Contrast,
+    Moments,
+    contrast,
+    crossed_bootstrap,
+    merge_tasks,
+    moments,
+    retained,
+    tasks_as_sample,
+)
+from pretrain.evidence.looks import Key, Look
+from pretrain.evidence.plan import TRAINED, Plan, PlannedArm
+from pretrain.evidence.scores import ArmScores, Scores, Task, same_samples
+from pretrain.evidence.verdict import (
+    CANNOT_TELL,
+    MIN_RUNS,
+    NOT_WORSE,
+    Claims,
+    Question,
+    Verdict,
+    decide,
+    next_alpha,
+    sentence,
+    shifted,
+    tau,
+    word,
+)
+
+FAMILIES = {"random": "earned", "random_clean": "clean", "random_shares": "shares"}
+SAID = {
+    "full": "the full pool",
+    "random": "random of the same size",
+    "random_clean": "random of the same size from the cleaned pool",
+    "random_shares": "random with the same class shares",
+    "untrained": "the untrained network",
+    "raw_pixels": "raw pixels",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the scores cannot say: rows of each arm, trainings that the proof cost, share of each task's test samples found in the pool."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    proof_cost: float | None = None
+    leakage: dict[str, float] = field(default_factory=dict)
+    fixed_on: str | None = None
+
+
+@dataclass(frozen=True)
+class Scope:
+    """One objective's arms on the suite (task is None) or on one task."""
+
+    task: Task | None
+    names: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    draws: tuple[int | None, ...]
+    weights: tuple[float, ...]
+    moments: Moments
+    units: int
+    clusters: int | None
+    num_tasks: int
+
+    def at(self, name: str) -> int:
+        return self.names.index(name)
+
+    def runs(self, name: str) -> float:
+        i = self.at(name)
+        return np.inf if self.arms[i].fixed else self.moments.runs[i].shape[-1]
+
+    def contrast(self, terms: dict[str, float], alpha: float) -> Contrast:
+        c = np.zeros(len(self.names))
+        for name, factor in terms.items():
+            c[self.at(name)] += factor
+        return contrast(self.moments, c, alpha=alpha)
+
+    def mean(self, name: str) -> float:
+        return float(self.moments.runs[self.at(name)].mean())
+
+
+def pairs(plan: Plan) -> list[tuple[PlannedArm, PlannedArm, str]]:
+    """(arm, reference, question), in the order of the table: enough and earned first, anchors last."""
+    full = plan.of_kind("full")
+    asked = []
+    for kept in plan.of_kind("kept"):
+        asked += [(kept, reference, "enough") for reference in full]
+        asked += [(kept, r, FAMILIES[r.is_a]) for r in plan.arms if r.drawn and r.like == kept.name]
+    for drawn in (arm for arm in plan.arms if arm.drawn):
+        asked += [(drawn, reference, "control") for reference in full]
+        if drawn.is_a == "random_clean":
+            asked += [(drawn, r, "control") for r in plan.of_kind("random") if r.like == drawn.like]
+    for arm in plan.of_kind(*TRAINED):
+        asked += [(arm, reference, "anchor") for reference in plan.of_kind("untrained", "raw_pixels")]
+    return asked
+
+
+def answer(scores: Scores, plan: Plan, look: Look, facts: Facts) -> list[Verdict]:
+    """Every row of the table, for every objective: the suite first, then its tasks (where there are several).
+
+    Guarantee   per question and look at most alpha false words on the suite (Holm over kept arms), and per arm over its tasks (Holm).
+    """
+    verdicts: list[Verdict] = []
+    for objective, of_arms in scores.arms.items():
+        _check_arms(of_arms, plan, objective)
+        suite = _scope(of_arms, plan, [t for t in scores.tasks if t.name not in _seen(plan)], None)
+        tasks = [_scope(of_arms, plan, [t], t) for t in scores.tasks] if len(scores.tasks) > 1 else []
+        found = _suite_rows(objective, suite, tasks, plan, look, facts)
+        _note_redundancy(found, plan)
+        verdicts += found
+    for v in verdicts:
+        v.sentence = sentence(v, len(plan.looks), _said(plan.arm(v.reference)))
+    return verdicts
+
+
+def _said(reference: PlannedArm) -> str:
+    words = SAID[reference.is_a]
+    return words if reference.name == reference.is_a else f"{words} (`{reference.name}`)"
+
+
+def _seen(plan: Plan) -> set[str]:
+    return {t["name"] for t in plan.tasks if t.get("seen_by_selector")}
+
+
+def _check_arms(of_arms: dict[str, ArmScores], plan: Plan, objective: str) -> None:
+    planned = {arm.name for arm in plan.arms}
+    for name in of_arms:
+        if name not in planned:
+            raise Refusal(
+                "bad-scores", f"objective {objective or 'null'}", f"arm {name!r} is not in the plan", f"its arms: {', '.join(sorted(planned))}"
+            )
+    for arm in plan.arms:
+        if arm.name not in of_arms:
+            raise Refusal("bad-scores", f"objective {objective or 'null'}", f"holds nothing of arm {arm.name!r}", "every arm of the plan")
+        if (arm.drawn or arm.selector) and any(draw is None for draw, _ in of_arms[arm.name].runs):
+            raise Refusal(
+                "bad-scores", f"arm {arm.name}", "draw is null", "a drawn arm says which draw each run used: runs of one draw are not fresh draws"
+            )
+
+
+def _scope(of_arms: dict[str, ArmScores], plan: Plan, tasks: Sequence[Task], task: Task | None) -> Scope:
+    names, arms, draws = [], [], []
+    planned = plan.weights or {t.name: 1.0 for t in tasks}
+    total = sum(planned[t.name] for t in tasks)
+    raw_weights = [planned[t.name] / total for t in tasks]
+    groups = same_samples(tasks)
+    for arm in plan.arms:
+        of_arm = of_arms[arm.name]
+        distinct = len({draw for draw, _ in of_arm.runs}) if arm.drawn or arm.selector else None
+        if distinct is not None and distinct > 1:
+            of_arm = of_arm.by_draw()
+        values, weights = merge_tasks([of_arm.values[t.name] for t in tasks], raw_weights, groups)
+        names.append(arm.name)
+        arms.append(Arm(values, fixed=arm.fixed))
+        draws.append(distinct)
+    m = moments(arms, weights)
+    units = int(m.num_samples.sum())
+    clusters = units if any(t.cluster for t in tasks) else None
+    samples = sum(len(tasks[groups.index(g)].uids) for g in dict.fromkeys(groups))
+    return Scope(task, tuple(names), tuple(arms), tuple(draws), tuple(weights), m, samples, clusters, len(tasks))
+
+
+def _suite_rows(objective: str, suite: Scope, tasks: list[Scope], plan: Plan, look: Look, facts: Facts) -> list[Verdict]:
+    asked = pairs(plan)
+    on_suite = [_verdict(objective, suite, arm, ref, q, plan, look, facts) for arm, ref, q in asked]
+    for question in dict.fromkeys(q for _, _, q in asked):
+        members = [i for i, (_, _, q) in enumerate(asked) if q == question]
+        families = [members] if question not in ("control", "anchor") else [[i] for i in members]
+        for family in families:
+            _settle([on_suite[i] for i in family], look)
+    rows: list[Verdict] = []
+    for i, (arm, ref, question) in enumerate(asked):
+        of_tasks = [_verdict(objective, scope, arm, ref, question, plan, look, facts) for scope in tasks]
+        if of_tasks:
+            _settle(of_tasks, look)
+            if on_suite[i][0].margin and look.alpha:
+                primary = [v for v, _ in of_tasks if not v.seen_by_selector]
+                alone = [q for v, q in of_tasks if not v.seen_by_selector]
+                barred = any(q.barred for q in alone)
+                on_suite[i][0].on_every_task = bool(primary) and not barred and all(q.p_values()[1] <= look.alpha for q in alone)
+        rows += [on_suite[i][0], *(v for v, _ in of_tasks)]
+    return rows
+
+
+def _settle(family: list[tuple[Verdict, Question]], look: Look) -> None:
+    """Give each row of a family its word."""
+    before = [look.before.get(_key(v), Claims()) for v, _ in family]
+    decided = decide([q for _, q in family], look.alpha, before)
+    for (v, q), (alone, after_holm), old in zip(family, decided, before, strict=True):
+        v.claims = after_holm
+        if q.barred:
+            v.seeds_needed = v.seeds_needed_cautious = v.samples_needed = None
+            v.note = "; ".join(filter(None, [q.barred, v.note]))
+            continue
+        hi = float(q.difference.hi)
+        v.word, addition = word(after_holm, hi, v.margin)
+        v.word_alone = word(alone, hi, v.margin)[0]
+        starred = "significant alone, not after Holm" if v.word != v.word_alone else ""
+        fresh = decide([q], look.alpha, [Claims()])[0][0]
+        kept_word = "proved at an earlier look" if old != Claims() and word(fresh, hi, v.margin)[0] != v.word else ""
+        v.note = "; ".join(filter(None, [addition, starred, kept_word, v.note]))
+        if v.word != CANNOT_TELL:
+            v.seeds_needed = v.seeds_needed_cautious = v.samples_needed = None
+
+
+def _key(v: Verdict) -> Key:
+    return v.objective, v.arm, v.reference, v.task
+
+
+def _verdict(
+    objective: str, scope: Scope, arm: PlannedArm, ref: PlannedArm, question: str, plan: Plan, look: Look, facts: Facts
+) -> tuple[Verdict, Question]:
+    """One row but for its word, and the question that its family settles."""
+    i, j = scope.at(arm.name), scope.at(ref.name)
+    draws = [scope.draws[k] for k in (i, j) if scope.draws[k] is not None]
+    untrained = next((a.name for a in plan.of_kind("untrained")), None)
+    with_margin = plan.margin is not None and ref.is_a == "full"
+    row = Verdict(
+        plan_digest=plan.digest, look=look.number, alpha=look.alpha, objective=objective,
+        budget=next((f"{value:,} {name.replace('_', ' ')}" for name, value in plan.budget.items()), None),
+        arm=arm.name, reference=ref.name, question=question, scope="task" if scope.task else "suite", task=scope.task.name if scope.task else None,
+        n=scope.units, clusters=scope.clusters, tasks=scope.num_tasks, runs_arm=scope.arms[i].values[0].shape[-2], runs_ref=scope.arms[j].values[0].shape[-2],
+        draws=min(d for d in draws if d is not None) if draws else None, rows_arm=facts.rows.get(arm.name), rows_ref=facts.rows.get(ref.name),
+        mean_arm=scope.mean(arm.name), mean_ref=scope.mean(ref.name), mean_untrained=scope.mean(untrained) if untrained else None,
+        diff=scope.mean(arm.name) - scope.mean(ref.name), proof_cost=facts.proof_cost, fixed_on=facts.fixed_on if with_margin else None,
+        seen_by_selector=bool(scope.task and scope.task.name in _seen(plan)), leakage_rate=_leakage(scope, facts, plan),
+        note="exploratory: looked at before under another margin or other looks" if look.exploratory else "",
+    )  # fmt: skip
+    if plan.budget.get("epochs") and row.rows_arm and row.rows_ref and ref.is_a == "full":
+        row.compute_saved_samples = 1 - row.rows_arm / row.rows_ref
+    needed = [arm.name, ref.name] + ([untrained] if with_margin and untrained else [])
+    few = [name for name in needed if scope.runs(name) < MIN_RUNS]
+    nothing = np.zeros(())
+    if few:
+        none = Contrast(nothing, np.zeros(len(scope.names)), np.zeros(len(scope.weights)), nothing, nothing, nothing, ALPHA)
+        unit = "draws" if scope.draws[scope.at(few[0])] is not None else "runs"
+        return row, Question(none, None, 0.0, f"needs at least {MIN_RUNS} {unit} of {few[0]}")
+    shown = look.alpha or min(look.spent.values(), default=ALPHA)
+    difference = scope.contrast({arm.name: 1, ref.name: -1}, shown)
+    _describe(row, scope, difference, i, j)
+    inside, barred = _inside(row, scope, difference, arm.name, ref.name, untrained, plan, shown) if with_margin else (None, "")
+    barred = barred or _one_draw(scope, difference, i, j)
+    _plan_ahead(row, scope, inside or difference, plan, look)
+    if not scope.task:
+        _cross_checks(row, scope, i, j, shown)
+    return row, Question(difference, inside, row.margin, barred)
+
+
+def _describe(row: Verdict, scope: Scope, difference: Contrast, i: int, j: int) -> None:
+    m = scope.moments
+    floors = (m.weights**2 * m.churn / m.num_samples).sum(-1)
+    row.lo, row.hi, row.level, row.df = float(difference.lo), float(difference.hi), 1 - 2 * difference.alpha, float(difference.df)
+    row.se_runs, row.se_samples = float(np.sqrt(difference.run_parts.sum())), float(np.sqrt(difference.sample_parts.sum()))
+    for name, k in (("tau_arm", i), ("tau_ref", j)):
+        setattr(row, name, 0.0 if scope.arms[k].fixed else tau(m.runs[k], float(floors[k])))
+    churn = [float(m.churn[k].mean()) for k in (i, j) if not scope.arms[k].fixed]
+    row.churn = float(np.mean(churn)) if churn else None
+    if len(m.runs[i]) == len(m.runs[j]) and min(m.runs[i].std(), m.runs[j].std()) > 0:
+        row.seed_correlation = float(np.corrcoef(m.runs[i], m.runs[j])[0, 1])
+    visible = [m.runs[k].var(ddof=1) for k in (i, j) if not scope.arms[k].fixed]
+    smallest = min(len(m.runs[k]) for k in (i, j) if not scope.arms[k].fixed)
+    if len(visible) == 2 and smallest < 5 and max(visible) > 9 * max(min(visible), floors[[i, j]].min()) > 0:
+        row.note = "; ".join(filter(None, [row.note, "run variances differ more than nine-fold: add runs"]))
+
+
+def _inside(
+    row: Verdict, scope: Scope, difference: Contrast, arm: str, full: str, untrained: str | None, plan: Plan, alpha: float
+) -> tuple[Contrast, str]:
+    """The contrast that "not worse" needs above 0, and why it may not be asked."""
+    assert plan.margin is not None
+    size = plan.margin.task if scope.task else plan.margin.suite
+    gain = scope.contrast({full: 1, untrained: -1}, alpha) if untrained else None
+    if untrained and gain is not None and gain.lo > 0:
+        fraction, bound = retained(scope.moments, scope.at(arm), scope.at(full), scope.at(untrained), alpha=alpha)
+        row.retained, row.retained_lo = fraction, bound
+    row.margin_kind = f"{plan.margin.kind} {size:g}"
+    if plan.margin.kind == "absolute":
+        row.margin = size
+        if gain is not None and gain.lo <= size:
+            return shifted(difference, size), "the margin is not smaller than the gain that is proved over the untrained network"
+        return shifted(difference, size), ""
+    assert untrained is not None and gain is not None
+    row.margin = max((1 - size) * float(gain.estimate), 0.0)
+    inside = scope.contrast({arm: 1, full: -size, untrained: -(1 - size)}, alpha)
+    return inside, "" if gain.lo > 0 else "the suite does not respond to pre-training"
+
+
+def _one_draw(scope: Scope, difference: Contrast, i: int, j: int) -> str:
+    if not any(scope.draws[k] == 1 for k in (i, j)):
+        return ""
+    side = "better than" if difference.lo > 0 else "worse than" if difference.hi < 0 else "cannot tell even against"
+    this = "this one random subset" if scope.draws[j] == 1 else "the reference, for this one random subset"
+    return f"{side} {this}; random subsets need {MIN_RUNS} draws"
+
+
+def _plan_ahead(row: Verdict, scope: Scope, asked: Contrast, plan: Plan, look: Look) -> None:
+    """Seeds or samples that would tell, if the truth is the estimate, at the next look's error."""
+    sizes: list[float] = [scope.runs(name) for name in scope.names]
+    later = [s for s in plan.looks if s > look.runs]
+    alpha = next_alpha(look.spent, later[0] if later else look.runs + 1, plan.looks)
+    if alpha <= 0:
+        return
+    distance = abs(float(asked.estimate))
+    n: Array = scope.moments.num_samples
+    row.seeds_needed = power.seeds_needed(asked, sizes, n.tolist(), distance, alpha=alpha)
+    row.seeds_needed_cautious = power.seeds_needed(asked, sizes, n.tolist(), distance, alpha=alpha, cautious=True)
+    if row.seeds_needed is None:
+        row.samples_needed = power.samples_needed(asked, n.tolist(), distance, alpha=alpha)
+
+
+def _cross_checks(row: Verdict, scope: Scope, i: int, j: int, alpha: float) -> None:
+    two = [scope.arms[i], scope.arms[j]]
+    if len(scope.weights) >= 5 and len(set(scope.weights)) == 1:
+        wide = tasks_as_sample(two, [1, -1], alpha=alpha)
+        row.wide_lo, row.wide_hi = float(wide.lo), float(wide.hi)
+    if min(arm.values[0].shape[-2] for arm in two if not arm.fixed) >= 5 and len(set(scope.weights)) == 1:
+        row.bootstrap_lo, row.bootstrap_hi = crossed_bootstrap(two, [1, -1], alpha=alpha)
+
+
+def _leakage(scope: Scope, facts: Facts, plan: Plan) -> float | None:
+    names = [scope.task.name] if scope.task else [t["name"] for t in plan.tasks if t["name"] not in _seen(plan)]
+    rates = [facts.leakage[name] for name in names if name in facts.leakage]
+    return float(np.mean(rates)) if rates else None
+
+
+def _note_redundancy(rows: list[Verdict], plan: Plan) -> None:
+    """Where random of the same size is not worse than full either, the selection is not what made it enough."""
+    for v in rows:
+        if v.question != "enough" or v.word != NOT_WORSE:
+            continue
+        for control in rows:
+            same = (control.reference, control.task, control.word) == (v.reference, v.task, NOT_WORSE)
+            if same and plan.arm(control.arm).is_a == "random" and plan.arm(control.arm).like == v.arm:
+                extra = "random of the same size is not worse either: the pool is redundant at this size, the selection is not what made it enough"
+                v.note = "; ".join(filter(None, [v.note, extra]))
