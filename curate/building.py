@@ -149,8 +149,9 @@ def _link(other: Path, root: Path) -> None:
 
 
 def _build(recipe: Recipe, pool: PoolDescription, root: Path, options: Options) -> Run:
-    for stale in ("run.json",):
-        (root / stale).unlink(missing_ok=True)
+    (root / "run.json").unlink(missing_ok=True)
+    for stale in root.rglob(".*.tmp"):  # left by a process that was killed while it wrote
+        stale.unlink()
     publish_bytes(root / "recipe.yaml", recipe.yaml().encode())
     frames: dict[str, Frame] = {}
     damage: list[str] = []
@@ -182,13 +183,13 @@ def measure_pool(recipe: Recipe, pool: PoolDescription, root: Path, options: Opt
         stages = tuple(s for s in measures_of(recipe, device) if wanted is None or s.id in wanted)
         if device and not stages:
             break
-        tasks = [MeasureTask(s, root, stages, results[s.id].input_digest if device else known.get(s.id), options.device if device else "cpu") for s in pool.shards]
+        tasks = [MeasureTask(s, root, stages, results[s.id].input_digest if device else known.get(s.id), options.device if device else "cpu", pool.classes) for s in pool.shards]
         what = f"{pool.name}: " + (", ".join(s.id.removeprefix("measure.") for s in stages) if stages else "index")
         with Progress(what, len(tasks), "shards", root / "events.jsonl", options.quiet) as progress:
             for result in map_tasks(measure_shard, tasks, workers=1 if device else options.workers):
                 results[result.shard] = result
                 progress.advance()
-    cache = {s.url: {"signature": shard_signature(s), "digest": results[s.id].input_digest} for s in pool.shards}
+    cache = {s.url: {"signature": results[s.id].signature, "digest": results[s.id].input_digest, "classes": list(pool.classes)} for s in pool.shards}
     publish_json(root / "cache" / "shards.json", cache)
     frame = Frame(root, pool, [results[s.id].input_digest for s in pool.shards], _counts(pool, results))
     frame.identify()

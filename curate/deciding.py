@@ -167,22 +167,28 @@ def _verdicts(stage: ResolvedStage, frame: Frame, setting: Setting, rows: np.nda
     if stage.protect and stage.name.split(".")[0] not in IGNORES_PROTECT:
         from manifests.expression import evaluate
 
-        fixed = evaluate(stage.protect, table).fill_null(False).to_numpy(zero_copy_only=False)
+        fixed = evaluate(stage.protect, table, f"{stage.id}: protect").fill_null(False).to_numpy(zero_copy_only=False)
     chosen = np.flatnonzero(judged)
-    inner = table.filter(pa.array(judged))
+    inner = _rows(table, chosen)
     total = _empty(len(rows))
     evaluations = {path: _evaluation_pool(stage, setting.evaluations[path], setting) for path in stage.reads(PoolPaths)}
     for group, local, parameters in _groups(stage, inner, len(chosen)):
         where = chosen[local]
         pool = Pool(
-            frame.uid(_mask(len(frame.live), rows[where])), inner.take(pa.array(local)),
+            frame.uid(_mask(len(frame.live), rows[where])), _rows(inner, local),
             {n: v.subset(place[rows[where]]) for n, (v, place) in vectors.items()},
             fixed=fixed[where], seed=setting.seed, stage=stage.id, group=group, memory=setting.memory,
             keeper=Scratch(scratch / hashlib.sha256(group.encode()).hexdigest()[:16]), read_payloads=frame.payload_reader(rows[where]),
             evaluations=evaluations, device=setting.device,
         )  # fmt: skip
         _merge(total, stage.function(pool, **parameters), where)
-    return total, ~judged
+    assert total.unjudged is not None
+    return total, ~judged | total.unjudged
+
+
+def _rows(table: pa.Table, rows: np.ndarray) -> pa.Table:
+    """`rows` of a table that may have no columns (and then no length)."""
+    return table.take(pa.array(rows)) if table.column_names else table
 
 
 def _mask(count: int, rows: np.ndarray) -> np.ndarray:
@@ -204,7 +210,7 @@ def _evaluation_pool(stage: ResolvedStage, frame: Frame, setting: Setting) -> Po
         rows = rows[has[rows]]
         vectors[name] = found.subset((np.cumsum(has) - 1)[rows])
     kept = np.isin(np.flatnonzero(frame.live), rows)
-    return Pool(frame.uid(_mask(len(frame.live), rows)), table.filter(pa.array(kept)), vectors, stage=stage.id, memory=setting.memory, read_payloads=frame.payload_reader(rows))
+    return Pool(frame.uid(_mask(len(frame.live), rows)), _rows(table, np.flatnonzero(kept)), vectors, stage=stage.id, memory=setting.memory, read_payloads=frame.payload_reader(rows))
 
 
 def _groups(stage: ResolvedStage, table: pa.Table, count: int) -> list[tuple[str, np.ndarray, dict[str, Any]]]:
@@ -234,7 +240,7 @@ def _shared_out(total: int, sizes: np.ndarray) -> np.ndarray:
 def _empty(count: int) -> Verdicts:
     return Verdicts(
         np.ones(count, bool), np.full(count, "", object), np.full(count, np.nan), np.full(count, np.nan), np.full(count, -1, np.int64),
-        np.full(count, None, object), np.full(count, None, object), {}, np.full(count, np.nan, np.float32),
+        np.full(count, None, object), np.full(count, None, object), {}, np.full(count, np.nan, np.float32), np.zeros(count, bool),
     )  # fmt: skip
 
 
@@ -243,7 +249,7 @@ def _merge(total: Verdicts, part: Verdicts, where: np.ndarray) -> None:
     count = len(where)
     total.keep[where] = part.keep
     total.reason[where] = part.reason  # type: ignore[index,call-overload]
-    for name in ("score", "threshold", "weight"):
+    for name in ("score", "threshold", "weight", "unjudged"):
         if getattr(part, name) is not None:
             getattr(total, name)[where] = getattr(part, name)
     if part.witness is not None:
@@ -300,8 +306,8 @@ def _table(verdicts: Verdicts, unjudged: np.ndarray, uid: np.ndarray, stage: Res
         "weight": number(verdicts.weight, pa.float32()),
     }  # fmt: skip
     table = pa.table(columns).cast(VERDICT)
-    for name, kind in stage.writes.items():
-        values = verdicts.columns.get(name)
+    for own, name in stage.columns.items():
+        kind, values = stage.writes[name], verdicts.columns.get(own)
         table = table.append_column(name, pa.nulls(len(uid), kind) if values is None else _own_column(values, kind))
     return table
 

@@ -1,5 +1,6 @@
 """The measure pass: shard in, one aligned part a measure out. One task a shard; one decode serves all measures of the task."""
 
+import functools
 import json
 import os
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from curate.pool import Batch, Columns
 from curate.recipe import ResolvedStage
 from curate.stages import STAGES
-from manifests.digest import digest
+from manifests.digest import digest, file_digest
 from manifests.publish import publish_table, published_digest
 from manifests.shards.pool_yaml import Shard
 from manifests.shards.read import ShardReader
@@ -33,6 +34,7 @@ class MeasureTask:
     stages: tuple[ResolvedStage, ...]
     known: str | None  # the shard's input digest, where a cache vouches for it
     device: str = "cpu"
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,18 @@ def measure_digest(stage: ResolvedStage, input_digest: str) -> str:
 
 
 def encoder_identity(stage: ResolvedStage) -> str:
-    """What the weights are, for a measure that opens an encoder; empty for any other."""
+    """What the weights are, for a measure that opens an encoder: told without loading it. Empty for any other measure."""
     if "encoder" not in stage.parameters:
         return ""
-    from curate.encoders import identity_of
+    from curate.encoders import weight_files
 
-    return identity_of(stage.parameters["encoder"])
+    files = weight_files(stage.parameters["encoder"])
+    return digest([_digest_of(str(f), *(file_signature(str(f)) or [0, 0])) for f in files]) if files else "published"
+
+
+@functools.lru_cache(maxsize=32)
+def _digest_of(path: str, size: int, time: int) -> str:
+    return file_digest(path)
 
 
 def file_signature(url: str) -> list[Any] | None:
@@ -103,24 +111,25 @@ def vector_path(root: Path, name: str, shard: Shard) -> Path:
 
 def measure_shard(task: MeasureTask) -> Measured:
     """Write the parts of `task` that are not there with the right digest. Safe to repeat; other tasks never touch the same files."""
+    signature = shard_signature(task.shard)  # before reading: a file that changes meanwhile is read again next time
     index_part = part_path(task.root, "measure.index", task.shard)
     known = task.known
     if known is None or published_digest(index_part) != index_digest(known):
-        known = _index(task.shard, index_part)
+        known = _index(task.shard, index_part, task.classes)
     schema = pq.read_schema(index_part)
     damage = tuple(json.loads((schema.metadata or {}).get(DAMAGE_KEY, b"[]")))
     missing = [s for s in task.stages if published_digest(part_path(task.root, s.id, task.shard)) != measure_digest(s, known)]
     rows = pq.read_metadata(index_part).num_rows
     if missing:
         _measure(task, missing, index_part, known)
-    return Measured(task.shard.id, rows, known, damage, shard_signature(task.shard))
+    return Measured(task.shard.id, rows, known, damage, signature)
 
 
-def _index(shard: Shard, path: Path) -> str:
+def _index(shard: Shard, path: Path, classes: tuple[str, ...]) -> str:
     from manifests.shards.index import index_shard
 
-    indexed = index_shard(shard)
-    found = digest(indexed.digest, _sidecar_digest(shard))
+    indexed = index_shard(shard, classes=classes)
+    found = digest(indexed.digest, _sidecar_digest(shard), classes)
     metadata = {**(indexed.table.schema.metadata or {}), SHARD_KEY: indexed.digest.encode(), DAMAGE_KEY: json.dumps(list(indexed.damage)).encode()}
     publish_table(path, indexed.table.replace_schema_metadata(metadata), index_digest(found))
     return found
@@ -163,9 +172,8 @@ def _publish(task: MeasureTask, stage: ResolvedStage, pieces: list[Columns], fau
     position[rows[fine]] = np.flatnonzero(fine)
     taken = pa.array(position, mask=position < 0)
     columns: dict[str, Any] = {}
-    for name, kind in stage.writes.items():
-        values = _joined([p[name] for p in pieces], kind)
-        columns[name] = values.take(taken)
+    for own, name in stage.columns.items():
+        columns[name] = _joined([p[own] for p in pieces], stage.writes[name]).take(taken)
     found = [None] * total
     for place, fault in zip(rows, faults, strict=True):
         found[place] = fault

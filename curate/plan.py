@@ -114,7 +114,8 @@ def cached_digests(root: Path, pool: PoolDescription, recheck: bool = False) -> 
         cache = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return {}
-    return {s.id: cache[s.url]["digest"] for s in pool.shards if s.url in cache and cache[s.url]["signature"] == shard_signature(s)}
+    seen = {url: entry for url, entry in cache.items() if entry["classes"] == list(pool.classes)}
+    return {s.id: seen[s.url]["digest"] for s in pool.shards if s.url in seen and seen[s.url]["signature"] == shard_signature(s)}
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,8 @@ class Verdicts:
     witness_uid     instead of `witness` where the witness stands in an evaluation pool: (n,) str or None, with `witness_pool` its name
     columns         further columns to write, one value a row
     weight          (n,) float32 expected visits a pass, or None
+    unjudged        (n,) bool: rows kept because nothing could be said of them (an expression that is null, no neighbour to ask), or None
+    edges           pairs down to the stage's stated floor, or None
     """
 
     keep: np.ndarray
@@ -130,6 +132,7 @@ class Verdicts:
     witness_pool: np.ndarray | None = None
     columns: Columns = field(default_factory=dict)
     weight: np.ndarray | None = None
+    unjudged: np.ndarray | None = None
     edges: Edges | None = None
 
 

@@ -42,9 +42,19 @@ class ResolvedStage:
         return load(self.name, "curate")
 
     @property
+    def columns(self) -> dict[str, str]:
+        """The method's own column -> the column written: a stage with `as: NAME` writes NAME_what, so that it can be used twice."""
+        own = getattr(inspect.getmodule(self.function), "WRITES", {})
+        if self.id == self.name:
+            return {column: column for column in own}
+        prefix = self.name.split(".")[1] + "_"
+        return {column: f"{re.sub(r'[^A-Za-z0-9_]', '_', self.id)}_{column.removeprefix(prefix)}" for column in own}
+
+    @property
     def writes(self) -> dict[str, Any]:
-        """Column -> Arrow type of what it adds (vector columns apart)."""
-        return dict(getattr(inspect.getmodule(self.function), "WRITES", {}))
+        """Column written -> its Arrow type (vector columns apart)."""
+        own = getattr(inspect.getmodule(self.function), "WRITES", {})
+        return {written: own[column] for column, written in self.columns.items()}
 
     def reads(self, *kinds: Any) -> list[str]:
         """The values of its parameters of the given kinds (`Column`, `VectorName`, `Expression`, `PoolPaths`), in their order."""

@@ -155,7 +155,14 @@ def plant(fashion: Path, to: Path, seed: int, how: Mess = Mess(), samples_per_sh
         "test": plain(*test, np.arange(len(test[0])), "test"),
     }
     return {
-        name: pack(samples, to / name, source=f"Fashion-MNIST, examples/plant.py, seed {seed}, {name}", samples_per_shard=samples_per_shard, licence="MIT", quiet=True)
+        name: pack(
+            samples,
+            to / name,
+            source=f"Fashion-MNIST, examples/plant.py, seed {seed}, {name}",
+            samples_per_shard=samples_per_shard,
+            licence="MIT",
+            quiet=True,
+        )
         for name, samples in pools.items()
     }
 

@@ -262,8 +262,12 @@ def _other_header(data: bytes | memoryview, kind: str) -> Header:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         picture = _open(data, kind)
-        orientation = picture.getexif().get(274, 1)
-        frames = int(getattr(picture, "n_frames", 1))
+        orientation, frames = 1, 1
+        try:
+            orientation = picture.getexif().get(274, 1)
+            frames = int(getattr(picture, "n_frames", 1))
+        except BROKEN:
+            pass  # broken metadata or a broken later frame says nothing against the first
     mode: str = picture.mode
     channels = {"P": 3, "PA": 4, "1": 1}.get(mode, len(picture.getbands())) + (
         1 if mode in ("P", "RGB", "L") and "transparency" in picture.info else 0
@@ -284,7 +288,7 @@ def _png_header(data: bytes | memoryview) -> Header:
         if name == b"tRNS":
             alpha = True
         elif name == b"acTL":
-            frames = max(1, struct.unpack(">I", body[:4])[0])
+            frames = max(1, int.from_bytes(body[:4], "big"))
         elif name == b"eXIf":
             orientation = _exif_orientation(bytes(body[:65536]))
         at += 12 + size

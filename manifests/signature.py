@@ -19,9 +19,11 @@ PoolPaths = NewType("PoolPaths", list)  # evaluation pools: folders with a pool.
 
 def parameters(function: Callable) -> dict[str, inspect.Parameter]:
     """Name -> parameter of everything that configures `function`: its keyword-only parameters, annotations resolved to types."""
-    hints = typing.get_type_hints(function)
     found = inspect.signature(function).parameters
-    return {name: p.replace(annotation=hints.get(name, str)) for name, p in found.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    own = {name: p for name, p in found.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    stub = types.SimpleNamespace(__annotations__={name: p.annotation for name, p in own.items()})
+    hints = typing.get_type_hints(stub, globalns=inspect.unwrap(function).__globals__)
+    return {name: p.replace(annotation=hints[name]) for name, p in own.items()}
 
 
 def check(function: Callable, given: dict[str, Any], where: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def star(rank: np.ndarray, pairs: Pairs, *, fixed: np.ndarray | None = None) -> 
     keep = np.ones(n, bool)
     never = np.zeros(n, bool) if fixed is None else np.asarray(fixed, bool)
     starts = np.flatnonzero(np.diff(better, prepend=-1))
-    ends = np.append(starts[1:], len(better))
+    ends = np.append(starts[1:], len(better))[: len(starts)]
     for row, start, end in zip(better[starts].tolist(), starts.tolist(), ends.tolist(), strict=True):  # in keeper order
         if keep[row]:
             near = worse[start:end]

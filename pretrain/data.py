@@ -6,6 +6,7 @@ Order, repeats and augmentation follow from (seed, uid, epoch) alone: never from
 import multiprocessing
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
@@ -176,7 +177,8 @@ class Pictures:
                 process.start()
                 theirs.close()
                 self._loaders.append((process, ours))
-        self._loaders[ticket % self.workers][1].send((self._slot * (ticket % (2 * self.workers)), *self._places(rows)))
+        with _living_loader():
+            self._loaders[ticket % self.workers][1].send((self._slot * (ticket % (2 * self.workers)), *self._places(rows)))
 
     def _receive(self, ticket: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         assert self._memory is not None
@@ -189,6 +191,14 @@ class Pictures:
         start = self._slot * (ticket % (2 * self.workers))
         pictures = np.ndarray((len(rows), *self.shape), np.uint8, self._memory.buf, start)
         return rows, pictures.copy() if self.cache is None else pictures, bad
+
+
+@contextmanager
+def _living_loader() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
+        raise Refusal("does-not-fit", "loader", "a loader process died; was it stopped for want of memory?", "", "Use fewer workers, or `workers: 0`") from error
 
 
 def _loader(pipe: Connection, memory: str, urls: tuple[str, ...], shape: tuple[int, int, int]) -> None:
@@ -219,16 +229,12 @@ def decode_rows(urls: tuple[str, ...], file: np.ndarray, offset: np.ndarray, siz
     return bad
 
 
-def square(data: bytes, side: int) -> np.ndarray:
-    """(side, side, 3) uint8: the centred square of a picture, at `side` by an antialiased bicubic. Raises `Undecodable`."""
-    from PIL import Image
+def square(data: bytes | memoryview, side: int) -> np.ndarray:
+    """(side, side, 3) uint8: the centred square of a picture, upright, at `side`. Raises `Undecodable`."""
+    from manifests.images import decode, header, resize, upright
 
-    from manifests.images import decode
-
-    rgb = decode(data, min_side=side)
+    rgb = upright(decode(data, min_side=side), header(data).orientation)
     height, width = rgb.shape[:2]
-    if height == width == side:
-        return rgb
     edge = min(height, width)
-    left, top = (width - edge) / 2, (height - edge) / 2
-    return np.asarray(Image.fromarray(rgb).resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + edge, top + edge), reducing_gap=2.0))
+    top, left = (height - edge) // 2, (width - edge) // 2
+    return resize(rgb[top : top + edge, left : left + edge], side, side)

@@ -59,7 +59,7 @@ class Samples:
 
     def payload(self, row: int) -> bytes:
         """The bytes of one sample's picture."""
-        return shard_reader(self.urls[self.file[row]]).payload(int(self.offset[row]), int(self.size[row]))
+        return bytes(shard_reader(self.urls[self.file[row]]).payload(int(self.offset[row]), int(self.size[row])))
 
 
 def open_samples(data: list[str], uids: str | Path | None = None) -> Samples:
@@ -146,6 +146,7 @@ def _num_labels(label: pa.ChunkedArray) -> int:
 def _of_shards(folder: Path) -> pa.Table:
     """Written shards: NNNNN.tar beside NNNNN.parquet with uid, key, label and, optionally, weight."""
     from manifests.shards.index import index_shard
+    from manifests.shards.pool_yaml import Shard
 
     tables = []
     tars = sorted(folder.glob("*.tar"))
@@ -154,25 +155,13 @@ def _of_shards(folder: Path) -> pa.Table:
     for tar in tars:
         sidecar = tar.with_suffix(".parquet")
         if not sidecar.is_file():
-            raise Refusal(
-                "no-such-file",
-                str(sidecar),
-                "is missing beside its tar",
-                "written shards come with their Parquet",
-                "Give the pool or the run instead",
-            )
+            raise Refusal("no-such-file", str(sidecar), "is missing beside its tar", "written shards come with their Parquet", "Give the pool or the run instead")
         named = pq.read_table(sidecar)
-        index = index_shard(str(tar))
+        index = index_shard(Shard(folder.name, tar.stem, str(tar))).table
         place = {key: i for i, key in enumerate(index["key"].to_pylist())}
         rows = [place.get(key, -1) for key in named["key"].to_pylist()]
         if -1 in rows:
-            raise Refusal(
-                "shard-differs",
-                str(tar),
-                f"lacks the key {named['key'][rows.index(-1)].as_py()!r} of its Parquet",
-                "",
-                "Run `manifests verify` on the run",
-            )
+            raise Refusal("shard-differs", str(tar), f"lacks the key {named['key'][rows.index(-1)].as_py()!r} of its Parquet", "", "Run `manifests verify` on the run")
         found = index.take(pa.array(rows, pa.int64()))
         weight = named["weight"] if "weight" in named.column_names else pa.nulls(len(named), pa.float64())
         tables.append(_source_table(named["uid"], named["label"], weight, [str(tar)] * len(named), found["offset"], found["size"]))
@@ -180,22 +169,22 @@ def _of_shards(folder: Path) -> pa.Table:
 
 
 def _of_pool(source: str) -> tuple[pa.Table, int]:
-    from manifests.shards.index import index_shard, uids_of
-
+    from manifests.shards.index import TEXTS, index_shard, uids
     from manifests.shards.pool_yaml import open_pool
 
     pool = open_pool(source)
-    index = [index_shard(shard.url) for shard in pool.shards]
-    uids = uids_of(index)
-    tables = [
-        _source_table(uid, part["label"], pa.nulls(len(part), pa.float64()), [shard.url] * len(part), part["offset"], part["size"])
-        for shard, part, uid in zip(pool.shards, index, uids, strict=True)
-    ]
-    table = pa.concat_tables(tables).filter(pc.field("offset").is_valid())
+    tables, seen = [], dict[bytes, int]()
+    for shard in pool.shards:
+        index = index_shard(shard, classes=pool.classes).table
+        named = pa.array(uids(index, seen)[0].astype("U32").tolist(), pa.string())  # every row counts, also those without a picture
+        found = _source_table(named, index["label"], pa.nulls(len(index), pa.float64()), [shard.url] * len(index), index["offset"], index["size"])
+        is_text = pc.is_in(pc.fill_null(index["suffix"], ""), value_set=pa.array(sorted(TEXTS)))
+        tables.append(found.filter(pc.and_(pc.is_valid(index["offset"]), pc.invert(is_text))))
+    table = pa.concat_tables(tables) if tables else _source_table(*[pa.nulls(0)] * 6)
     return table, max(len(pool.classes), _num_labels(table["label"]))
 
 
-def _source_table(uid: pa.Array, label: pa.Array, weight: pa.Array, url: list[str], offset: pa.Array, size: pa.Array) -> pa.Table:
+def _source_table(uid: pa.Array, label: pa.Array, weight: pa.Array, url: list[str] | pa.Array, offset: pa.Array, size: pa.Array) -> pa.Table:
     columns = {"uid": uid, "label": label, "weight": weight, "url": url, "offset": offset, "size": size}
     kinds = {"uid": pa.string(), "label": pa.int64(), "weight": pa.float64(), "url": pa.string(), "offset": pa.int64(), "size": pa.int64()}
     return pa.table({name: (pa.array(c) if isinstance(c, list) else c).cast(kinds[name]) for name, c in columns.items()})
@@ -206,4 +195,4 @@ def shard_reader(url: str) -> "ShardReader":
     """The reader of a tar, opened once."""
     from manifests.shards.read import ShardReader
 
-    return ShardReader(url)
+    return ShardReader(url, block=1 << 17)  # reads come in no order

@@ -27,6 +27,7 @@ def exact(
                 same pixels; `witness` is the row that was kept for it. Keeper order: protected rows, then the larger `prefer` columns, then uid. Every
                 protected row is kept. No score, no threshold: same is same.
     Guarantee   with `confirm`, two different pictures are never merged, whatever the hash says.
+    Source      none needed: equality
     hash        the columns that must be equal together: [pixels_hash] finds the same picture in another format, [bytes_hash] the same file, [pixels_hash, label]
                 leaves a picture that carries two labels twice
     prefer      columns of numbers; the row with the larger value is the one to keep

@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from curate.ingest.pack import Samples, Unreadable, keys_of, picture_suffix, text_of
 from manifests.errors import Refusal
+from manifests.shards.index import IMAGES
 
-PICTURES = {b"jpg", b"jpeg", b"png", b"webp", b"gif", b"bmp", b"tif", b"tiff", b"ppm", b"pgm", b"jfif", b"avif"}
+PICTURES = {suffix.encode() for suffix in IMAGES}
 NOT_HIDDEN = (b"__MACOSX",)
 Identity = tuple[int, int]  # device and inode: what two names of one file share
 
@@ -69,7 +70,7 @@ def folder(source: Path, *, caption: str | None = None, skip: Path | None = None
     )
 
 
-def _walk(found: _Found, below: bytes, caption: str | None) -> None:
+def _walk(found: _Found, below: bytes, caption: str | None, *, linked: bool = False) -> None:
     """Take the real files and folders below; links are put aside, so that a real name always comes before a link to it."""
     waiting = [below]
     while waiting:
@@ -79,7 +80,8 @@ def _walk(found: _Found, below: bytes, caption: str | None) -> None:
             identity = _identity(os.stat(place))
             if identity in found.folders:
                 continue
-            entries = list(os.scandir(place))
+            with os.scandir(place) as listed:
+                entries = list(listed)
         except OSError:
             found.closed.append(text_of(here))
             continue
@@ -93,7 +95,11 @@ def _walk(found: _Found, below: bytes, caption: str | None) -> None:
             elif entry.is_dir(follow_symlinks=False):
                 waiting.append(path)
             else:
-                _take(found, path, entry.stat(follow_symlinks=False), caption)
+                status = entry.stat(follow_symlinks=False)
+                if linked and _identity(status) in found.identities:
+                    found.followed["to a picture already taken"] += 1
+                else:
+                    _take(found, path, status, caption)
 
 
 def _take(found: _Found, path: bytes, status: os.stat_result, caption: str | None) -> bool:
@@ -126,7 +132,7 @@ def _follow(found: _Found, link: bytes, caption: str | None) -> None:
             found.followed["to a folder already walked"] += 1
             return
         found.followed["folders out of the source" if outside else "folders"] += 1
-        _walk(found, link, caption)
+        _walk(found, link, caption, linked=True)
     elif _identity(status) in found.identities:
         found.followed["to a picture already taken"] += 1
     elif _take(found, link, status, caption):

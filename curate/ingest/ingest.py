@@ -57,7 +57,13 @@ def ingest(
         return _packed("table", table(path, image=image, caption=caption, label=label, key=key), to, source, samples_per_shard, licence, quiet)
     check_folder(path)
     if (path / "pool.yaml").exists():
-        raise Refusal("bad-value", source, "is a pool already", "a folder of pictures, tables or shards", "Use it as it is: `curate build RECIPE --pool` takes it")
+        raise Refusal(
+            "bad-value",
+            source,
+            "is a pool already",
+            "a folder of pictures, tables or shards",
+            "Use it as it is: `curate build RECIPE --pool` takes it",
+        )
     if holds_tars(path):
         _only(options, (), source)
         return {"kind": "shards", **shards(source, to=to, licence=licence)}
@@ -75,4 +81,9 @@ def _only(options: dict[str, str | None], allowed: tuple[str, ...], source: str)
     """Refuse options that mean nothing for this kind of source: an option that is ignored is a wrong result."""
     for option, value in options.items():
         if value is not None and option not in allowed:
-            raise Refusal("bad-value", option, f"{value!r} says nothing about {source}", "this option is for tables" + (" and --caption also for folders" if option == "--caption" else ""))
+            raise Refusal(
+                "bad-value",
+                option,
+                f"{value!r} says nothing about {source}",
+                "this option is for tables" + (" and --caption also for folders" if option == "--caption" else ""),
+            )

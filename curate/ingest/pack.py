@@ -1,11 +1,11 @@
 """Pack samples into WebDataset tars with a Parquet beside each: the one layout that every pool made by keepset has.
 
-    POOL/pool.yaml            classes, columns and their types
-    POOL/ingest.json          where it came from, what was taken, what was left out and why
-    POOL/shards/00000.tar     members KEY.jpg KEY.txt KEY.cls of each sample, bytes untouched, fixed mtime and owner
-    POOL/shards/00000.parquet one row a sample in the order of the tar: key, then the sample's own columns
-    POOL/shards/sizes.json    samples a tar, as open_clip reads it
-    POOL/cache/ingest/        what the source looked like when a shard was packed; safe to delete, then everything is packed again
+POOL/pool.yaml            classes, columns and their types
+POOL/ingest.json          where it came from, what was taken, what was left out and why
+POOL/shards/00000.tar     members KEY.jpg KEY.txt KEY.cls of each sample, bytes untouched, fixed mtime and owner
+POOL/shards/00000.parquet one row a sample in the order of the tar: key, then the sample's own columns
+POOL/shards/sizes.json    samples a tar, as open_clip reads it
+POOL/cache/ingest/        what the source looked like when a shard was packed; safe to delete, then everything is packed again
 """
 
 import hashlib
@@ -20,18 +20,19 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from manifests.digest import digest
 from manifests.errors import Refusal
 from manifests.progress import Progress
 from manifests.publish import locked, publish, publish_json, publish_table, published_digest
-from manifests.schema import RESERVED
+from manifests.shards.columns import RESERVED
 from manifests.shards.pool_yaml import write_pool_yaml
 
 LAYOUT = 1  # raised when the same samples would be packed into other bytes
 FAULT = "ingest_fault"  # column: why a sample's bytes could not be read; its member is then empty
+INDEXED = ("key", "caption", "uid", "source_uid", "label", "label_name")  # sidecar columns that go into columns of the index
+NAMES = (RESERVED | {"text", FAULT}) - {"uid", "source_uid"}  # not for a pool's own columns; its uids become source_uid
 SAFE_KEY = re.compile(rb"[A-Za-z0-9_-]{1,90}")
 MAGIC = (  # first bytes of the pictures that are recognised without an extension
     (re.compile(rb"\xff\xd8\xff"), "jpg"),
@@ -118,7 +119,9 @@ def _hashed(plain: bytes, path: bytes) -> str:
     return f"{text}-{hashlib.sha256(path).hexdigest()[:10]}"
 
 
-def pack(samples: Samples, to: Path, *, source: str, samples_per_shard: int = 10_000, licence: str | None = None, quiet: bool = False) -> dict[str, Any]:
+def pack(
+    samples: Samples, to: Path, *, source: str, samples_per_shard: int = 10_000, licence: str | None = None, quiet: bool = False
+) -> dict[str, Any]:
     """Write `samples` as a pool in folder `to` and return the summary that also stands in `ingest.json`.
 
     Guarantee   the same samples give the same tars and the same Parquet, byte for byte. A shard whose samples look as they did when it was
@@ -172,7 +175,13 @@ def claim(to: Path, source: str) -> None:
     if note.exists():
         earlier = json.loads(note.read_text(encoding="utf-8"))["source"]
         if earlier != source:
-            raise Refusal("bad-value", str(to), f"holds a pool made from {earlier}", f"a new folder, or the pool of {source}", "Give another --to, or remove that folder")
+            raise Refusal(
+                "bad-value",
+                str(to),
+                f"holds a pool made from {earlier}",
+                f"a new folder, or the pool of {source}",
+                "Give another --to, or remove that folder",
+            )
         return
     if to.exists() and (not to.is_dir() or any(p.name != ".lock" for p in to.iterdir())):
         raise Refusal("bad-value", str(to), "is not empty and is no pool that `curate ingest` made", "a new or empty folder", "Give another --to")
@@ -207,6 +216,7 @@ def _shard(samples: Samples, rows: range, to: Path, name: str, progress: Progres
             progress.advance()
         file.write(b"\0" * 1024)
 
+    memory.unlink(missing_ok=True)  # from here until the end the tar may be newer than what is remembered of it
     publish(tar, write)
     table = columns.add_column(0, "key", pa.array([samples.keys[i] for i in rows], pa.string())).append_column(FAULT, pa.array(faults, pa.string()))
     made = digest(LAYOUT, members, _table_digest(table))
@@ -251,7 +261,7 @@ def _remove_beyond(to: Path, keep: set[str]) -> None:
 def own_columns(table: pa.Table, taken: set[str]) -> tuple[pa.Table, dict[str, Any]]:
     """The columns of `table` outside `taken` that a sidecar can hold, and notes on those that were renamed or left out.
 
-    A name that the ledger keeps for itself gets `given_` before it. Lists of numbers are left out (`curate attach` takes vectors);
+    A name that keepset uses itself gets `pool_` before it. Lists of numbers are left out (`curate attach` takes vectors);
     other nested values become JSON text.
     """
     kept: dict[str, pa.ChunkedArray] = {}
@@ -266,8 +276,10 @@ def own_columns(table: pa.Table, taken: set[str]) -> tuple[pa.Table, dict[str, A
             notes.setdefault("columns_left_out", {})[name] = str(values.type)
             continue
         if pa.types.is_nested(values.type):
-            values = pa.chunked_array([pa.array([None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in values.to_pylist()], pa.string())])
-        free = name if name not in (RESERVED - {"uid"}) | {"key", FAULT} else f"given_{name}"
+            values = pa.chunked_array(
+                [pa.array([None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in values.to_pylist()], pa.string())]
+            )
+        free = name if name not in NAMES else f"pool_{name}"
         if free != name:
             notes.setdefault("columns_renamed", {})[name] = free
         kept[free] = values
@@ -277,8 +289,3 @@ def own_columns(table: pa.Table, taken: set[str]) -> tuple[pa.Table, dict[str, A
 def _is_vector(kind: pa.DataType) -> bool:
     listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     return listed and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
-
-
-def sidecar_rows(path: Path) -> int:
-    """Rows of a Parquet file, from its footer."""
-    return pq.read_metadata(path).num_rows

@@ -10,9 +10,11 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.ingest.pack import Quoted, claim, quoted
+from curate.ingest.pack import INDEXED, Quoted, claim, quoted
 from manifests.errors import Refusal
 from manifests.publish import publish_json
+from manifests.shards.columns import RESERVED
+from manifests.shards.index import IMAGES
 from manifests.shards.pool_yaml import Shard, expand, open_pool, write_pool_yaml
 
 
@@ -42,24 +44,28 @@ def shards(source: str, *, to: Path, name: str | None = None, licence: str | Non
 
 
 def holds_tars(source: Path) -> bool:
-    """Does a folder hold tars in it or one or two levels down, and no picture beside or above them?"""
-    if not any(True for _ in _tars(source)):
-        return False
-    pictures = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
-    return not any(pictures.search(p.name) for p in source.iterdir()) and not any(
-        pictures.search(p.name) for folder in source.iterdir() if folder.is_dir() for p in folder.iterdir()
-    )
+    """Does a folder hold tars, in it or one level down, and no picture in either place?"""
+    names = [p.suffix.lower()[1:] for p in _entries(source)]
+    return "tar" in names and not IMAGES & set(names)
 
 
-def _tars(source: Path) -> list[Path]:
-    return sorted(p for depth in ("*.tar", "*/*.tar", "*/*/*.tar") for p in source.glob(depth) if not p.name.startswith(".") and p.is_file())
+def _entries(source: Path) -> list[Path]:
+    """What lies in a folder and one level down, hidden names left out, in the order of their names."""
+    top = sorted(p for p in source.iterdir() if not p.name.startswith("."))
+    return top + [
+        p
+        for folder in top
+        if folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
+        for p in sorted(folder.iterdir())
+        if not p.name.startswith(".")
+    ]
 
 
 def _groups(source: str) -> dict[str, list[str]]:
     """Source name -> absolute URLs of its tars."""
     if not source.endswith(".tar") and "://" not in source:
         root = Path(source)
-        found = _tars(root)
+        found = [p for p in _entries(root) if p.suffix == ".tar" and p.is_file()]
         if not found:
             raise Refusal("no-such-file", source, "holds no tar", "a folder of WebDataset shards")
         groups: dict[str, list[str]] = {}
@@ -106,7 +112,6 @@ def _columns(found: list[Shard]) -> tuple[dict[str, str], dict[str, Any]]:
                     status.update(str(s) for s in parquet.read(["status"])["status"].to_pylist())
             except pa.ArrowInvalid as error:
                 raise Refusal("bad-pool", shard.sidecar, "is no whole Parquet file", "the file that img2dataset wrote beside the tar") from error
-    types.pop("key", None)
     notes: dict[str, Any] = {"sidecar_rows": rows}
     if without:
         notes["shards_without_sidecar"] = without
@@ -114,7 +119,10 @@ def _columns(found: list[Shard]) -> tuple[dict[str, str], dict[str, Any]]:
         notes["downloads"] = dict(sorted(status.items()))
     if differ:
         notes["columns_of_mixed_type"] = differ
-    return {name: str(kind) for name, kind in types.items()}, notes
+    own = {
+        f"pool_{name}" if name in RESERVED else name: str(kind) for name, kind in types.items() if name not in INDEXED and not name.startswith("__")
+    }
+    return own, notes
 
 
 def _wider(a: pa.DataType, b: pa.DataType) -> tuple[pa.DataType, bool]:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from curate.ingest.pack import SAFE_KEY, Samples, Unreadable, keys_of, own_columns
 from manifests.digest import digest
 from manifests.errors import Refusal
+from manifests.shards.index import IMAGES
 
 KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 IMAGE = ("image", "path", "image_path", "filepath", "file_path", "file_name", "filename", "file", "img", "jpg", "png", "bytes")
@@ -33,7 +34,7 @@ def table(source: Path, *, image: str | None = None, caption: str | None = None,
     label       column of labels; default `label`, `class` or `category`. Whole numbers stay; text becomes classes in byte order
     key         column of names; default: made from the path, else the row's number
     A row whose file is missing or unreadable stays: its member is empty, `ingest_fault` says why, and a run quarantines it.
-    Writes      path, and every further column. Names that the ledger keeps for itself get `given_` before them
+    Writes      path, and every further column. Names that keepset uses itself get `pool_` before them; `uid` becomes source_uid
     Cost        columns other than pictures are held in memory
     Errors      [no-such-file]; [unknown-column]; [bad-value] links to the network, rows that do not parse, labels that are no labels
     """
@@ -41,7 +42,13 @@ def table(source: Path, *, image: str | None = None, caption: str | None = None,
     known = _column_names(files[0])
     picture = _choose("--image", image, IMAGE, known, str(source))
     if picture is None:
-        raise Refusal("unknown-column", str(source), f"has no column of pictures; its columns: {', '.join(known)}", f"one of {', '.join(IMAGE)}", "Name it with --image COLUMN")
+        raise Refusal(
+            "unknown-column",
+            str(source),
+            f"has no column of pictures; its columns: {', '.join(known)}",
+            f"one of {', '.join(IMAGE)}",
+            "Name it with --image COLUMN",
+        )
     texts, labels = _choose("--caption", caption, CAPTION, known, str(source)), _choose("--label", label, LABEL, known, str(source))
     named = _choose("--key", key, ("key",), known, str(source))
     rows, stored = _read_tables(files, picture, {c for c in (picture, texts, labels, named) if c})
@@ -69,7 +76,11 @@ def table(source: Path, *, image: str | None = None, caption: str | None = None,
 def holds_tables(source: Path) -> bool:
     """Does a folder hold tables and nothing that looks like a picture?"""
     names = [p.suffix.lower() for p in source.iterdir() if p.is_file() and not p.name.startswith(".")]
-    return any(n in KINDS for n in names) and not any(n in (".jpg", ".jpeg", ".png", ".webp") for n in names) and not any(p.is_dir() for p in source.iterdir())
+    return (
+        any(n in KINDS for n in names)
+        and not any(n in (".jpg", ".jpeg", ".png", ".webp") for n in names)
+        and not any(p.is_dir() for p in source.iterdir())
+    )
 
 
 def _files(source: Path) -> list[Path]:
@@ -107,7 +118,7 @@ def _parquet(file: Path) -> pq.ParquetFile:
 def _read_tables(files: list[Path], picture: str, as_text: set[str]) -> tuple[pa.Table, Callable[[int], bytes] | None]:
     """All rows, and, where pictures are stored in Parquet, a function that reads those of one row (a row group at a time)."""
     if files[0].suffix.lower() != ".parquet":
-        tables = [_csv(f, as_text) if f.suffix.lower() in (".csv", ".tsv") else _json(f, as_text) for f in files]
+        tables = [read_csv(f, as_text) if f.suffix.lower() in (".csv", ".tsv") else read_json(f, as_text) for f in files]
         return pa.concat_tables(tables, promote_options="permissive"), None
     kind = _parquet(files[0]).schema_arrow.field(picture).type
     nested = pa.types.is_struct(kind)
@@ -117,8 +128,11 @@ def _read_tables(files: list[Path], picture: str, as_text: set[str]) -> tuple[pa
     if not (inside or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)):
         raise Refusal("bad-value", str(files[0]), f"the column {picture} is {kind}", "paths, bytes, or {bytes, path}")
     kept = [f"{picture}.path"] if nested and any(kind.field(i).name == "path" for i in range(kind.num_fields)) else [] if inside else [picture]
-    tables = [_parquet(f).read([n for n in _parquet(f).schema_arrow.names if n != picture] + kept) for f in files]
-    rows = pa.concat_tables(tables, promote_options="permissive")
+    opened = [_parquet(f) for f in files]
+    wanted = [[n for n in f.schema_arrow.names if n != picture] + kept for f in opened]
+    if not any(wanted):  # pictures alone; a table without columns forgets its rows
+        return pa.table({"": pa.nulls(sum(f.metadata.num_rows for f in opened))}).select([]), _Stored(files, picture)
+    rows = pa.concat_tables([f.read(names) for f, names in zip(opened, wanted, strict=True)], promote_options="permissive")
     return rows, _Stored(files, picture) if inside else None
 
 
@@ -146,7 +160,7 @@ class _Stored:
         return found
 
 
-def _csv(file: Path, as_text: set[str]) -> pa.Table:
+def read_csv(file: Path, as_text: set[str]) -> pa.Table:
     from pyarrow import csv as arrow_csv
 
     data = file.read_bytes()
@@ -155,10 +169,14 @@ def _csv(file: Path, as_text: set[str]) -> pa.Table:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise Refusal("bad-value", f"{file}:{line}", "is not UTF-8", "a table in UTF-8", "Save it as UTF-8, or convert it with iconv") from error
-    convert = arrow_csv.ConvertOptions(column_types={c: pa.string() for c in as_text}, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=True)
+    convert = arrow_csv.ConvertOptions(
+        column_types={c: pa.string() for c in as_text}, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=True
+    )
     parse = arrow_csv.ParseOptions(delimiter="\t" if file.suffix.lower() == ".tsv" else ",", newlines_in_values=True)
     try:
-        return arrow_csv.read_csv(io.BytesIO(data), read_options=arrow_csv.ReadOptions(use_threads=False), parse_options=parse, convert_options=convert)
+        return arrow_csv.read_csv(
+            io.BytesIO(data), read_options=arrow_csv.ReadOptions(use_threads=False), parse_options=parse, convert_options=convert
+        )
     except pa.ArrowInvalid as error:
         raise Refusal("bad-value", str(file), f"does not parse: {str(error).splitlines()[0]}", "the same number of fields in every line") from error
 
@@ -183,7 +201,7 @@ def _whole(text: str) -> str:
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _json(file: Path, as_text: set[str]) -> pa.Table:
+def read_json(file: Path, as_text: set[str]) -> pa.Table:
     rows = _json_rows(file)
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {}
@@ -214,7 +232,13 @@ def _paths(rows: pa.Table, picture: str, source: Path) -> list[str | None]:
     paths = _as_text(values).to_pylist()
     first = next((p for p in paths if p), "")
     if re.match(r"https?://|s3://|gs://", first):
-        raise Refusal("bad-value", str(source), f"the column {picture} has links ({first[:60]})", "paths of files, or bytes", "Download them with img2dataset and ingest what it wrote")
+        raise Refusal(
+            "bad-value",
+            str(source),
+            f"the column {picture} has links ({first[:60]})",
+            "paths of files, or bytes",
+            "Download them with img2dataset and ingest what it wrote",
+        )
     return paths
 
 
@@ -267,8 +291,8 @@ def _class_names(file: Path, column: str | None) -> tuple[str, ...]:
 
 
 def _suffix(path: str | None) -> str | None:
-    found = re.search(r"\.(jpe?g|png|webp|gif|bmp|tiff?|ppm|pgm|jfif|avif)$", path or "", re.IGNORECASE)
-    return found[1].lower() if found else None
+    ending = (path or "").rpartition(".")[2].lower()
+    return ending if ending in IMAGES else None
 
 
 def _place(base: Path, path: str) -> bytes:

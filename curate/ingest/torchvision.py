@@ -34,7 +34,9 @@ def torchvision(name: str) -> Samples:
     dataset_name, _, query = name.partition("?")
     kind = getattr(sets, dataset_name, None)
     if not (inspect.isclass(kind) and issubclass(kind, sets.VisionDataset)):
-        raise Refusal("bad-value", f"torchvision:{dataset_name}", "there is no such data set", "a class of torchvision.datasets, such as FashionMNIST")
+        raise Refusal(
+            "bad-value", f"torchvision:{dataset_name}", "there is no such data set", "a class of torchvision.datasets, such as FashionMNIST"
+        )
     dataset = _open(kind, _arguments(kind, query, dataset_name), dataset_name)
     labels = _integers(dataset, ("targets", "labels", "_labels"))
     files = _files(dataset)
@@ -63,7 +65,7 @@ def png(array: np.ndarray) -> bytes:
 
 def _arguments(kind: Callable, query: str, name: str) -> dict[str, Any]:
     known = [p for p in inspect.signature(kind).parameters if p not in ("transform", "target_transform", "transforms", "loader")]
-    given: dict[str, Any] = {"root": "data"}
+    given: dict[str, Any] = {"root": "data"} if "root" in known else {}
     for key, text in parse_qsl(query, keep_blank_values=True):
         if key == "split" and "split" not in known and "train" in known and text in ("train", "test"):
             key, text = "train", "true" if text == "train" else "false"
@@ -82,7 +84,13 @@ def _open(kind: Callable, arguments: dict[str, Any], name: str) -> Any:
         if arguments.get("download"):
             cure = f"Try again, or put the files under {arguments['root']} yourself and leave download out"
             raise Refusal("download-failed", f"torchvision:{name}", reason, f"no byte for {SECONDS:.0f} s counts as failed", cure) from error
-        raise Refusal("no-such-file", f"torchvision:{name}", f"is not under {arguments['root']} ({reason})", "its files there", "Add download=true after the `?`") from error
+        raise Refusal(
+            "no-such-file",
+            f"torchvision:{name}",
+            f"is not under {arguments['root']} ({reason})",
+            "its files there",
+            "Add download=true after the `?`",
+        ) from error
     except (TypeError, ValueError) as error:
         raise Refusal("bad-value", f"torchvision:{name}", str(error).splitlines()[0], "parameters that the data set takes") from error
 
@@ -129,7 +137,7 @@ def _arrays(dataset: Any, name: str) -> np.ndarray:
 def _crc(pictures: np.ndarray) -> list[int]:
     import zlib
 
-    return [zlib.crc32(np.ascontiguousarray(p)) for p in pictures]
+    return [zlib.crc32(p.tobytes()) for p in pictures]
 
 
 def _file(path: str) -> bytes:

@@ -33,6 +33,7 @@ def list(  # noqa: A001 - the recipe says keep.list
     Decides     `listed: keep` drops the rows that are not listed ("not_listed"); `listed: drop` drops the listed ones ("listed"). An id that no live
                 row carries changes nothing; an id that many rows carry (a key is unique only inside its shard) stands for all of them. Protected
                 rows are kept. No score, no threshold, no witness.
+    Source      none needed; the .npy form is that of DataComp (Gadre et al. 2023)
     ids         ids as text
     file        more ids. Parquet, CSV with a header or JSONL of objects: the column named as `by`, else `uid`, `key`, `source_uid` or `id`, and
                 where present a column `reason`; .txt: one id a line; .npy: DataComp's subset form (dtype u8,u8), 32 hex digits each

@@ -16,6 +16,7 @@ def where(pool: Pool, *, keep: Expression) -> Verdicts:
     Decides     dropped ("where") when the expression is false. Where it is null (it compares with a missing value), the row is kept, unjudged:
                 write `col IS NOT NULL AND ...` to drop it. Protected rows are kept. No score, no threshold, no witness.
     Guarantee   a row's verdict depends on that row alone: no subquery, window, aggregate, clock, chance or file is allowed in.
+    Source      none needed: a filter, as DuckDB evaluates it
     keep        one DuckDB expression, such as "width >= 64 AND licence <> 'unknown'"; names without regard to case; `truth_*` is refused
     Writes      where_holds: bool, what the expression said; null = unjudged
     Cost        one pass over the columns that the expression names

@@ -15,6 +15,7 @@ def random(pool: Pool, *, keep: Share) -> Verdicts:
     Decides     dropped ("not_drawn") when not drawn. Protected rows are kept first and counted in the budget. No score, no witness.
     Guarantee   exactly `keep` rows (more only where more are protected). The draw depends on seed, stage and uids, not on shard order; with the same seed a
                 smaller sample is a subset of a larger one.
+    Source      simple random sampling without replacement
     keep        how many to keep: a count (10000) or a fraction of the live rows (0 < 0.3 <= 1)
     Cost        one sort of the rows
     """

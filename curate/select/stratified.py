@@ -16,6 +16,7 @@ def stratified(pool: Pool, *, keep: Share, by: Column = Column("label"), min_per
     Decides     dropped ("not_drawn") when not drawn inside its class. Protected rows are kept first and counted in their class. No score, no witness.
     Guarantee   exactly `keep` rows (more only where more are protected). Without a floor every class gets its exact share rounded down or up: shares are cut
                 by largest remainder, a tie goes to the class that sorts first. A class smaller than the floor is kept whole.
+    Source      Neyman 1934 (proportional allocation); Hamilton's largest remainders
     keep        how many to keep: a count (10000) or a fraction of the live rows (0 < 0.3 <= 1)
     by          the column whose values are the classes
     min_per_class   every class keeps at least this many; the others share what is left

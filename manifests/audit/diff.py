@@ -15,7 +15,7 @@ MOVED = """SELECT a.status AS status_a, a.drop_stage AS stage_a, a.drop_reason A
        b.drop_reason AS reason_b, count(*) AS n, min_by(struct_pack(uid := a.uid, key := a.key), a.uid, 3) AS examples
 FROM {pairs}
 WHERE a.status IS DISTINCT FROM b.status OR a.drop_stage IS DISTINCT FROM b.drop_stage OR a.drop_reason IS DISTINCT FROM b.drop_reason
-GROUP BY ALL ORDER BY n DESC, ALL"""
+GROUP BY ALL ORDER BY n DESC, status_a, stage_a, reason_a, status_b, stage_b, reason_b"""
 
 
 def diff(a: Path | str, b: Path | str) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def diff(a: Path | str, b: Path | str) -> dict[str, Any]:
             connection.execute(f"CREATE VIEW {name} AS SELECT {COLUMNS} FROM read_parquet([{files}])")
         aligned = _aligned(connection)
         pairs = "a POSITIONAL JOIN b" if aligned else "a JOIN b ON a.uid = b.uid"
-        moved = connection.execute(MOVED.format(pairs=pairs)).to_arrow_table().to_pylist()
+        moved = connection.sql(MOVED.format(pairs=pairs)).to_arrow_table().to_pylist()
         only = {name: _only(connection, name, other) for name, other in (("a", "b"), ("b", "a"))} if not aligned else {"a": [], "b": []}
         both = _counts(connection, pairs)
     finally:
@@ -48,11 +48,11 @@ def diff(a: Path | str, b: Path | str) -> dict[str, Any]:
 
 
 def _aligned(connection: "duckdb.DuckDBPyConnection") -> bool:
-    lengths = connection.execute("SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM b)").fetchone()
-    if lengths is None or lengths[0] != lengths[1]:
+    lengths = connection.execute("SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM b)").fetchall()[0]
+    if lengths[0] != lengths[1]:
         return False
-    odd = connection.execute("SELECT count(*) FROM a POSITIONAL JOIN b WHERE a.uid IS DISTINCT FROM b.uid").fetchone()
-    return odd is not None and odd[0] == 0
+    odd = connection.execute("SELECT count(*) FROM a POSITIONAL JOIN b WHERE a.uid IS DISTINCT FROM b.uid").fetchall()[0]
+    return bool(odd[0] == 0)
 
 
 def _counts(connection: "duckdb.DuckDBPyConnection", pairs: str) -> dict[str, int]:
@@ -60,15 +60,14 @@ def _counts(connection: "duckdb.DuckDBPyConnection", pairs: str) -> dict[str, in
     row = connection.execute(
         f"SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM b), count(*), (SELECT count(*) FROM a WHERE status = '{KEPT}'), "
         f"(SELECT count(*) FROM b WHERE status = '{KEPT}'), {kept.format('AND')} FROM {pairs}"
-    ).fetchone()
-    assert row is not None
+    ).fetchall()[0]
     return dict(zip(("rows_a", "rows_b", "rows_both", "kept_a", "kept_b", "kept_both"), row, strict=True))
 
 
 def _only(connection: "duckdb.DuckDBPyConnection", name: str, other: str) -> list[dict[str, Any]]:
     """By status and reason: samples that the other run does not have."""
-    sql = f"SELECT status, drop_stage AS stage, drop_reason AS reason, count(*) AS n FROM {name} ANTI JOIN {other} USING (uid) GROUP BY ALL ORDER BY n DESC, ALL"
-    rows: list[dict[str, Any]] = connection.execute(sql).to_arrow_table().to_pylist()
+    sql = f"SELECT status, drop_stage AS stage, drop_reason AS reason, count(*) AS n FROM {name} ANTI JOIN {other} USING (uid) GROUP BY ALL ORDER BY n DESC, status, stage, reason"
+    rows: list[dict[str, Any]] = connection.sql(sql).to_arrow_table().to_pylist()
     return rows
 
 

@@ -24,7 +24,9 @@ def explain(run: Path | str, key: str) -> dict[str, Any]:
     """
     opened = open_run(run)
     sample = opened.find(key)
-    stages = [_stage(opened, stage, sample) for stage in opened.stages]
+    names = [stage.id for stage in opened.stages]
+    last = names.index(sample["drop_stage"]) if sample["drop_stage"] in names else len(names)
+    stages = [_stage(opened, stage, sample, out=i > last) for i, stage in enumerate(opened.stages)]
     return {
         "run": str(opened.path),
         "sample": {name: value for name, value in sample.items() if value is not None or name in ("uid", "key", "status")},
@@ -37,35 +39,36 @@ def explain(run: Path | str, key: str) -> dict[str, Any]:
 def cure(sample: dict[str, Any]) -> str | None:
     """What would keep a dropped sample, in a sentence; None for others."""
     if sample["status"] == QUARANTINED:
-        return "Mend the sample in the pool and build again; nothing else brings it back"
+        return "mend it in the pool and build again; nothing else brings it back"
     if sample["status"] == KEPT:
         return None
     if str(sample["drop_stage"]).startswith("leakage"):
-        return "It matches a test picture: protection does not apply to leakage. Leave that evaluation pool out, or the sample"
+        return "nothing but another test: it matches a test picture, and protection does not apply to leakage"
     score, threshold = sample["score"], sample["threshold"]
     if score is None or threshold is None:
-        return f"protect it in {sample['drop_stage']} (protect: \"uid = '{sample['uid'][:12]}…'\")"
+        return f"change the rule of {sample['drop_stage']}, or protect it there (protect: \"uid = '{sample['uid']}'\")"
     side = "above" if score >= threshold else "below"
     return f"move the limit {side} {number(score)}, or protect it in {sample['drop_stage']}"
 
 
-def _stage(run: Run, stage: StageRecord, sample: dict[str, Any]) -> dict[str, Any]:
+def _stage(run: Run, stage: StageRecord, sample: dict[str, Any], out: bool) -> dict[str, Any]:
     about: dict[str, Any] = {"stage": stage.id, "kind": stage.kind}
     row = part_row(run, stage.id, sample["shard"], sample["row"])
     if row is None:
         return {**about, "verdict": "unknown: its part is missing"}
     fault = row.get("fault")
     verdict = {name: row.pop(name, None) for name in VERDICT.names} if stage.kind == "decision" else {}
-    about["columns"] = {name: value for name, value in row.items() if value is not None and name not in HIDDEN}
+    about["columns"] = {name: value for name, value in row.items() if value is not None and name not in HIDDEN and name not in sample}
     if stage.kind != "decision":
         quarantined_here = fault is not None or (sample["status"] == QUARANTINED and sample["drop_stage"] == stage.id)
-        if not quarantined_here and not about["columns"] and sample["status"] == QUARANTINED:
+        if out and not about["columns"]:
             return {**about, "verdict": "not seen: it was out already"}
         return {**about, "verdict": f"quarantined: {fault or sample['drop_reason']}" if quarantined_here else "measured"}
     if verdict["keep"] is None:
         return {**about, "verdict": "not seen: it was out already"}
     about["verdict"] = "kept" if verdict["keep"] else "dropped"
-    about |= {name: verdict[name] for name in ("unjudged", "reason", "score", "threshold", "weight") if verdict[name] not in (None, False)}
+    about |= {name: verdict[name] for name in ("unjudged", "reason", "score", "threshold", "weight") if verdict[name] is not None and verdict[name] is not False}
+    about["parameters"] = stage.parameters
     if verdict["witness"] is not None:
         about["witness"] = witness_of(run, verdict["witness"], verdict["witness_pool"])
     return about
@@ -172,8 +175,20 @@ def _step(step: dict[str, Any]) -> list[str]:
     lines = [line]
     if "witness" in step:
         lines.append(f"    witness {_witness(step['witness'])}")
-    if step.get("columns"):
-        lines += [f"    {visible(name)} {number(value)}" for name, value in step["columns"].items()]
+    if step["verdict"] == "dropped" and step.get("parameters"):
+        lines += _wrapped([f"{visible(name)} {visible(value, 200)}" for name, value in step["parameters"].items()])
+    lines += _wrapped([f"{visible(name)} {number(value)}" for name, value in step.get("columns", {}).items()])
+    return lines
+
+
+def _wrapped(words: list[str], width: int = 110) -> list[str]:
+    """The words, joined by dots, on indented lines of at most `width` characters."""
+    lines: list[str] = []
+    for word in words:
+        if lines and len(lines[-1]) + len(word) + 3 <= width:
+            lines[-1] += f" · {word}"
+        else:
+            lines.append(f"    {word}")
     return lines
 
 

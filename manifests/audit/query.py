@@ -19,14 +19,15 @@ from manifests.run import Run, open_run
 if TYPE_CHECKING:
     import duckdb
 
-RESERVED_VIEWS = {"ledger", "samples", "identity", "verdicts", "scores"}
+RESERVED_VIEWS = {"ledger", "samples", "identity", "verdicts", "scores", "evaluations"}
 
 
 def query(run: Path | str, sql: str, *, limit: int | None = 1000, cell: int | None = 2000, seconds: float = 60.0, memory: str | None = None) -> pa.Table:
     """The rows that one SELECT gives, as an Arrow table.
 
     Views       `ledger`; one view a stage, named as the stage with `_` for `.` (`dedup_perceptual`: uid and the stage's own columns);
-                `samples` (the ledger with every measure's columns beside it); `edges_<stage>`; `verdicts` and `scores` of the evidence.
+                `samples` (the ledger with every measure's columns beside it); `edges_<stage>`; `evaluations` (pool, uid, key);
+                `verdicts` and `scores` of the evidence.
     Guarantee   reads the run's own files and nothing else: no other file, no network, no setting can be changed, exactly one statement.
     sql         one SELECT (or FROM, WITH, VALUES, DESCRIBE, SUMMARIZE); a semicolon may end it
     limit       rows given back at most; None = all. Where rows were cut, the table's metadata holds `keepset.cut`
@@ -83,7 +84,7 @@ def select(
     timer.daemon = True
     timer.start()
     try:
-        reader = connection.execute(sql).to_arrow_reader(1024)
+        reader = connection.sql(sql).to_arrow_reader(1024)
         batches, count, cut = [], 0, False
         for batch in reader:
             room = None if limit is None else limit - count
@@ -153,12 +154,29 @@ def _make_views(connection: "duckdb.DuckDBPyConnection", run: Run) -> list[str]:
         if edges:
             allowed += edges
             _view(connection, f"edges_{view_name(stage.id)}", f"SELECT * FROM {_files(edges)}")
+    allowed += _make_evaluations(connection, run)
     for name in ("verdicts", "scores"):
         found = [str(f.resolve()) for f in sorted(run.path.glob(f"evidence/*/{name}.parquet"))]
         if found:
             allowed += found
             folder = "parse_filename(parse_dirpath(filename)) AS folder"
             _view(connection, name, f"SELECT * EXCLUDE (filename), {folder} FROM read_parquet({_literal(found)}, union_by_name=true, filename=true)")
+    return allowed
+
+
+def _make_evaluations(connection: "duckdb.DuckDBPyConnection", run: Run) -> list[str]:
+    """The view `evaluations`: pool, uid, key of every sample of every evaluation pool."""
+    selects, allowed = [], []
+    for name in run.evaluations:
+        base = run.evaluation(name).path / "parts"
+        identity = [str(f.resolve()) for f in sorted((base / "identity").glob("*/*.parquet"))]
+        index = [str(f.resolve()) for f in sorted((base / "measure.index").glob("*/*.parquet"))]
+        if identity and len(identity) == len(index):
+            allowed += identity + index
+            literal = name.replace("'", "''")
+            selects.append(f"SELECT '{literal}' AS pool, i.uid, x.key FROM (SELECT uid FROM {_files(identity)}) i POSITIONAL JOIN (SELECT key FROM {_files(index)}) x")
+    if selects:
+        _view(connection, "evaluations", " UNION ALL ".join(selects))
     return allowed
 
 

@@ -49,12 +49,12 @@ def walk(reader: ShardReader) -> Walked:
         if header[0] == 0 and not header.strip(b"\0"):
             ended = True
             break
-        if not _adds_up(header):
+        size = _number(header[124:136])
+        if size < 0 or not _adds_up(header):
             at = _skip_damage(reader, at, found)
             extended = {}
             continue
         kind, start = header[156], at + BLOCK
-        size = _number(header[124:136])
         if b"size" in extended and extended[b"size"].isdigit():
             size = int(extended[b"size"])
         if kind in REGULAR and b"GNU.sparse.major" not in extended:
@@ -80,14 +80,20 @@ def walk(reader: ShardReader) -> Walked:
 def _judge_end(reader: ShardReader, at: int, ended: bool, found: Walked) -> None:
     last = found.members[-1] if found.members else None
     if last is not None and last.missing:
-        found.damage.append(f"ends at byte {reader.size}, {last.missing} bytes before the end of member {_shown(last.name)} (from byte {last.offset})")
+        found.damage.append(
+            f"ends at byte {reader.size}, {last.missing} bytes before the end of member {_shown(last.name)} (from byte {last.offset})"
+        )
     elif not ended and reader.size:
-        found.damage.append(f"ends at byte {reader.size} without the two empty blocks that close a tar: members after byte {min(at, reader.size)} may be missing")
+        found.damage.append(
+            f"ends at byte {reader.size} without the two empty blocks that close a tar: members after byte {min(at, reader.size)} may be missing"
+        )
     elif ended:
         while at < reader.size:
             block = bytes(reader.payload(at, min(1 << 20, reader.size - at)))
             if block.strip(b"\0"):
-                found.damage.append(f"goes on after the end of its tar, from byte {at + len(block) - len(block.lstrip(bytes(1)))}: nothing there is read")
+                found.damage.append(
+                    f"goes on after the end of its tar, from byte {at + len(block) - len(block.lstrip(bytes(1)))}: nothing there is read"
+                )
                 return
             at += len(block)
 

@@ -1,20 +1,306 @@
-"""`pretrain compare PLAN`: train every arm, seed by seed, test it, and judge. (Signatures first; body follows.)"""
+"""`pretrain compare PLAN`: train every arm, seed by seed, test it, and judge."""
 
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
 
-Runner = Callable[[str, int, str], pa.Table]  # (arm, seed, objective) -> columns task, sample_uid, value, cluster
+from manifests.digest import digest
+from manifests.errors import Refusal
+from manifests.progress import Progress, record_event
+from manifests.publish import locked, publish_bytes, publish_table, published_digest
+from pretrain.evidence import power
+from pretrain.evidence.arms import Ledger, Uids, drawn_rows, full_rows, kept_rows, read_ledger, set_digest, write_draw
+from pretrain.evidence.judge import evaluate, wait
+from pretrain.evidence.looks import read_looks
+from pretrain.evidence.plan import TRAINED, Plan, PlannedArm, read_plan
+from pretrain.evidence.questions import Facts
+from pretrain.evidence.runs import Device, Run, Work, prepare_worker, publish_scores, runs_of, work
+from pretrain.evidence.scores import SCHEMA, fold
+from pretrain.evidence.verdict import MIN_RUNS
+
+Runner = Callable[[str, int, str], pa.Table]  # (arm, seed, objective, "" for arms without one) -> columns task, sample_uid, value, cluster
+MANY_DRAWS = 0.2  # where kept is at most this share of full, draws are cheap and three a seed the best buy
 
 
 def compare(
-    plan: Path, *, out: Path | None = None, seeds: int | None = None, jobs: int | None = None, device: str = "auto", runner: Runner | None = None
+    plan: Path,
+    *,
+    run: Path | None = None,
+    out: Path | None = None,
+    seeds: int | None = None,
+    jobs: int | None = None,
+    device: Device = "auto",
+    runner: Runner | None = None,
 ) -> Path:
     """Train and test every arm of PLAN, one seed of each after the other, and write the verdict; returns the evidence folder.
 
-    The seam to `pretrain.train.train(config)`: data = [RUN] with `uids` = a Parquet file with column uid; the rows are read from
-    RUN's ledger by these uids WHATEVER their status (the full and random arms hold dropped rows too). Without `uids`, [RUN] means its kept rows.
-    The verb prints `pretrain.evidence.table.table(folder)`.
+    The verb prints `pretrain.evidence.table.table(folder)`. Stopped at any moment, the same call goes on; finished, it says so at once.
+
+    plan    YAML: arms, objectives, tasks, budget, training (keys of `pretrain train` that are the same for all), margin, looks, seeds, jobs
+    run     the run whose kept rows are tested; default the plan's `run`
+    out     the evidence folder; default RUN/evidence/<plan digest>
+    seeds   seeds of each arm; default the plan's. More of them later continue the same comparison, at the next look's error
+    jobs    one-thread processes side by side; default the plan's, else one a core
+    device  where runs train and are tested
+    runner  replaces training and testing (for trainers of one's own): (arm, seed, objective) -> table of task, sample_uid, value
+    Writes  plan.yaml, draws/, runs/<objective>/<arm>/<run>/, scores.parquet after each seed, verdicts.parquet and intervals.svg at each look, looks.jsonl
+    Cost    seeds x (full + kept + draws) trainings an objective; the verdict itself takes seconds
+    Errors  [bad-plan], [no-such-file], [not-a-run], [run-locked], those of `train` and `transfer`; [does-not-fit] where a worker was killed
     """
-    raise NotImplementedError
+    checked = read_plan(plan)
+    comparison = _open(checked, run, out, seeds)
+    if runner is None:
+        _check_training(comparison, device)
+    with locked(comparison.folder):
+        _write_plan(comparison)
+        todo = [r for r in comparison.runs if not comparison.done(r)]
+        with Progress("compare", len(comparison.runs), "runs", events=comparison.folder / "events.jsonl") as progress:
+            progress.done = len(comparison.runs) - len(todo)
+            with _executor(jobs or checked.jobs, todo, runner) as submit:
+                pending = {r: submit(comparison, r, device) for r in todo}
+                for round_ in range(comparison.seeds):
+                    for r in (r for r in comparison.runs if r.round == round_):
+                        if r in pending:
+                            _finish(pending[r], r, comparison)
+                            progress.advance()
+                    _judge_round(comparison, round_)
+    return comparison.folder
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A plan with its sets of rows: everything that the runs need."""
+
+    plan: Plan
+    folder: Path
+    seeds: int
+    ledgers: dict[str, Ledger]  # arm -> the ledger it is read from
+    sets: dict[str, Uids]  # full and kept arms; a drawn arm has those of each draw in draws/
+    runs: tuple[Run, ...]
+
+    def size(self, arm: PlannedArm) -> int:
+        return len(self.sets[arm.like or arm.name])
+
+    def smallest(self) -> int:
+        return min(self.size(arm) for arm in self.plan.of_kind(*TRAINED))
+
+    def samples_seen(self, arm: PlannedArm) -> int:
+        budget = self.plan.budget
+        return int(budget["samples_seen"]) if "samples_seen" in budget else round(budget["epochs"] * self.size(arm))
+
+    def draw(self, run: Run) -> Path:
+        """The file that lists the rows of a drawn arm's run; written where it is missing."""
+        arm = self.plan.arm(run.arm)
+        assert run.draw is not None and arm.like is not None
+        path = self.folder / "draws" / f"{arm.name}-{run.draw}.parquet"
+        return path if path.is_file() else write_draw(path, drawn_rows(arm, self.ledgers[arm.name], self.sets[arm.like], run.draw))
+
+    def identity(self, run: Run) -> str:
+        """What a run's scores are made of: rows, training, seed, tasks; margin and looks are not in it."""
+        arm = self.plan.arm(run.arm)
+        rows: Any = None
+        if run.objective is not None:
+            ledger, like = self.ledgers[arm.name], set_digest(self.sets[arm.like or arm.name])
+            rows = [like, ledger.pool, arm.is_a, arm.clean_after, run.draw] if arm.drawn else [like, ledger.weights if arm.is_a == "kept" else None]
+        trained = None if run.objective is None else [run.objective, self.plan.objectives[run.objective], self.samples_seen(arm), self.smallest()]
+        return digest("run", arm.is_a, rows, trained, self.plan.training, run.seed, list(self.plan.tasks), arm.side)
+
+    def done(self, run: Run) -> bool:
+        """Whether the run's scores are there; those of the same run in a sister comparison (another margin) are linked."""
+        path = self.folder / run.folder / "scores.parquet"
+        wanted = self.identity(run)
+        if published_digest(path) == wanted:
+            return True
+        for sister in sorted(self.folder.parent.glob(f"*/{run.folder}/scores.parquet")):
+            if sister != path and published_digest(sister) == wanted:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.unlink(missing_ok=True)
+                os.link(sister, path)
+                return True
+        return False
+
+    def config(self, run: Run, device: Device) -> dict[str, Any]:
+        """The configuration of `pretrain train` for a run that trains; the same for every arm but for its rows."""
+        arm = self.plan.arm(run.arm)
+        given = self.plan.objectives[str(run.objective)]
+        config = {
+            **self.plan.training, "data": [str(self.ledgers[arm.name].path)], "objective": {**given, "name": given.get("name", run.objective)},
+            "samples_seen": self.samples_seen(arm), "smallest_arm": self.smallest(), "seed": run.seed, "out": str(self.folder / run.folder),
+            "device": device, "threads": 1,
+        }  # fmt: skip
+        if arm.drawn:
+            config["uids"] = str(self.draw(run))
+        elif arm.is_a == "full":
+            config["uids"] = str(write_draw(self.folder / "draws" / f"{arm.name}.parquet", self.sets[arm.name]))
+        return config
+
+    def tasks(self) -> list[dict[str, Any]]:
+        return [{k: v for k, v in task.items() if k != "seen_by_selector"} for task in self.plan.tasks]
+
+    def work(self, run: Run, device: Device) -> Work:
+        """The run as its worker gets it."""
+        arm, training = self.plan.arm(run.arm), self.plan.training
+        checkpoint, config = "", None
+        if run.objective is not None:
+            config = self.config(run, device)
+        elif arm.is_a == "untrained":
+            checkpoint = f"untrained:{training['backbone']}@{training['resolution']}?seed={run.seed}"
+        else:
+            checkpoint = f"pixels:{arm.side or training['resolution']}"
+        return Work(self.folder / run.folder, config, checkpoint, self.tasks(), device, run.seed, self.identity(run))
+
+
+def _open(plan: Plan, run: Path | None, out: Path | None, seeds: int | None) -> Comparison:
+    """Check what training needs of the plan, read the ledgers, fix the sets of rows."""
+    default = str(run) if run else plan.run
+    for name, there in (("run", default), ("objectives", plan.objectives), ("budget", plan.budget)):
+        if not there:
+            raise Refusal("bad-plan", f"{plan.where}: {name}", "is absent", "compare needs it; only judge does without")
+    for name in ("backbone", "resolution"):
+        if name not in plan.training:
+            raise Refusal(
+                "bad-plan", f"{plan.where}: training", f"has no {name}", "backbone, resolution and what else `pretrain train` takes for every arm"
+            )
+    if plan.of_kind(*TRAINED) and any(arm.selector for arm in plan.arms):
+        raise Refusal("bad-plan", f"{plan.where}: arms", "selector: true", "compare tests one selection; a selector is judged from a score table")
+    opened: dict[str, Ledger] = {}
+    ledgers: dict[str, Ledger] = {}
+    sets: dict[str, Uids] = {}
+    for arm in plan.of_kind(*TRAINED):
+        path = str(arm.run or (plan.arm(arm.like).run if arm.like else None) or default)
+        ledgers[arm.name] = opened.setdefault(path, opened.get(path) or read_ledger(Path(path)))
+        if not arm.drawn:
+            sets[arm.name] = kept_rows(ledgers[arm.name]) if arm.is_a == "kept" else full_rows(ledgers[arm.name])
+    fixed = {name: digest(set_digest(rows), ledgers[name].weights) for name, rows in sets.items()}
+    record = {"sets": fixed | {f"pool of {name}": ledger.pool for name, ledger in ledgers.items()}}
+    plan = replace(plan, run=default, record=record)
+    per_seed = {arm.name: arm.draws_per_seed or _draws(sets[arm.like], ledgers[arm.name]) for arm in plan.arms if arm.drawn and arm.like}
+    count = seeds or plan.seeds
+    folder = out or Path(str(default)) / "evidence" / plan.digest[:16]
+    return Comparison(plan, folder, count, ledgers, sets, tuple(runs_of(plan, count, per_seed)))
+
+
+def _check_training(comparison: Comparison, device: Device) -> None:
+    """What `train` and `transfer` would refuse, before the first run."""
+    from manifests.signature import check
+    from pretrain.train import training
+    from pretrain.transfer.transfer import check_task
+
+    for name in ("backbone", "resolution"):
+        if name not in comparison.plan.training:
+            words = "backbone, resolution and what else `pretrain train` takes for every arm"
+            raise Refusal("bad-plan", f"{comparison.plan.where}: training", f"has no {name}", words)
+    for objective in comparison.plan.objectives:
+        first = next(r for r in comparison.runs if r.objective == objective and not comparison.plan.arm(r.arm).drawn)
+        config = comparison.config(first, device)
+        check(training, config, f"{comparison.plan.where}: training")
+        _check_objective(config["objective"], f"{comparison.plan.where}: objectives: {objective}")
+    for task in comparison.tasks():
+        check_task(task)
+
+
+def _check_objective(given: dict[str, Any], where: str) -> None:
+    from pretrain.tables import OBJECTIVES
+
+    if given["name"] not in OBJECTIVES:
+        raise Refusal("bad-plan", where, f"{given['name']!r} is no objective", f"one of {', '.join(OBJECTIVES)}")
+
+
+def _draws(kept: Uids, ledger: Ledger) -> int:
+    return 3 if len(kept) <= MANY_DRAWS * len(ledger.uid) else 2
+
+
+def _write_plan(comparison: Comparison) -> None:
+    """The plan as it was fixed, once: its date stays that of the first call."""
+    path = comparison.folder / "plan.yaml"
+    if path.is_file():
+        if read_plan(path).digest != comparison.plan.digest:
+            raise Refusal("bad-plan", str(path), "is another plan's folder", "one folder a comparison", "Name another --out")
+        return
+    body = comparison.plan.plain()
+    body["record"] = {**body["record"], "digest": comparison.plan.digest, "fixed": time.strftime("%Y-%m-%d", time.gmtime())}
+    publish_bytes(path, yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=120).encode())
+
+
+Submit = Callable[[Comparison, Run, Device], "Future[None]"]
+
+
+@contextmanager
+def _executor(jobs: int, todo: list[Run], runner: Runner | None) -> Iterator[Submit]:
+    """How a run is started: in a pool of one-thread processes, or with `runner` at once, here."""
+    if runner is not None or not todo:
+
+        def at_once(comparison: Comparison, run: Run, device: Device) -> "Future[None]":
+            assert runner is not None
+            table = runner(run.arm, run.seed, run.objective or "")
+            publish_scores(comparison.folder / run.folder / "scores.parquet", table, comparison.identity(run), {})
+            done: Future[None] = Future()
+            done.set_result(None)
+            return done
+
+        yield at_once
+        return
+    pool = ProcessPoolExecutor(min(jobs, len(todo)), get_context("spawn"), prepare_worker)
+    try:
+        yield lambda comparison, run, device: pool.submit(work, comparison.work(run, device))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _finish(future: "Future[None]", run: Run, comparison: Comparison) -> None:
+    try:
+        future.result()
+    except BrokenProcessPool as error:
+        given = f"a worker was killed at or before {run.folder}, most likely for want of memory"
+        raise Refusal(
+            "does-not-fit", str(comparison.folder), given, "jobs processes side by side", "Run it again with fewer --jobs: it continues"
+        ) from error
+    record_event(comparison.folder / "events.jsonl", "run", folder=run.folder)
+
+
+def _judge_round(comparison: Comparison, round_: int) -> None:
+    """Put the finished runs into one table; judge it where the plan looks (and at the end), else only show the means."""
+    finished = [r for r in comparison.runs if r.round <= round_]
+    table = pa.concat_tables([_scores_of(comparison, r) for r in finished])
+    publish_table(comparison.folder / "scores.parquet", table, digest("scores", comparison.plan.digest, [comparison.identity(r) for r in finished]))
+    scores = fold(table, str(comparison.folder / "scores.parquet"), list(comparison.plan.objectives))
+    facts = _facts(comparison, finished, {task.name: task.uids for task in scores.tasks})
+    count = round_ + 1
+    is_look = count >= MIN_RUNS and (count in comparison.plan.looks or count == comparison.seeds)
+    if is_look:
+        evaluate(comparison.folder, comparison.plan, scores, facts)
+    elif not read_looks(comparison.folder):
+        wait(comparison.folder, comparison.plan, scores, facts)
+
+
+def _scores_of(comparison: Comparison, run: Run) -> pa.Table:
+    table = pq.read_table(comparison.folder / run.folder / "scores.parquet")
+    n = table.num_rows
+    whole = {"objective": [run.objective] * n, "arm": [run.arm] * n, "draw": [run.draw] * n, "run": [run.number] * n}
+    return pa.table({**whole, **{name: table[name] for name in table.column_names}}).select(SCHEMA.names).cast(SCHEMA)
+
+
+def _facts(comparison: Comparison, finished: list[Run], uids: dict[str, tuple[str, ...]]) -> Facts:
+    plan = comparison.plan
+    trained = [plan.arm(r.arm) for r in finished if r.objective is not None]
+    full = plan.of_kind("full")
+    cost = power.proof_cost([comparison.samples_seen(a) for a in trained], comparison.samples_seen(full[0])) if full else None
+    leaked: dict[str, float] = {}
+    for task in plan.tasks:
+        pool = str(Path(str(task.get("test"))).resolve())
+        hits = [ledger.leaked[pool] for ledger in comparison.ledgers.values() if pool in ledger.leaked]
+        if hits and task["name"] in uids:
+            leaked[task["name"]] = len(frozenset.union(*hits) & set(uids[task["name"]])) / len(uids[task["name"]])
+    written = read_plan(comparison.folder / "plan.yaml")
+    return Facts({a.name: comparison.size(a) for a in plan.of_kind(*TRAINED)}, cost, leaked, written.record.get("fixed"))

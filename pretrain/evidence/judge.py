@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from manifests.digest import digest
+from manifests.errors import Refusal
 from manifests.publish import locked, publish_bytes
-from pretrain.evidence.looks import open_look, record_look, scores_digest
+from pretrain.evidence.looks import Look, open_look, record_look, scores_digest
 from pretrain.evidence.plan import TRAINED, Plan, read_plan
 from pretrain.evidence.plot import intervals_svg
 from pretrain.evidence.questions import Facts, answer
@@ -28,25 +33,51 @@ def judge(scores: Path, *, plan: Path, out: Path | None = None) -> Path:
     """
     checked = read_plan(plan)
     table = read_scores(scores)
+    _check_arms(table, checked, str(scores))
     folded = fold(table, str(scores), list(checked.objectives) or None)
     folder = out or scores.parent / "evidence" / checked.digest[:16]
     with locked(folder):
-        evaluate(folder, checked, folded, Facts())
+        if not evaluate(folder, checked, folded, Facts(fixed_on=checked.record.get("fixed"))):
+            runs, looks = _smallest(checked, folded), ", ".join(map(str, checked.looks))
+            cure = "The words of the last look stand"
+            raise Refusal("bad-plan", str(scores), f"a look at {runs} runs is not declared and the error is spent", f"looks at {looks} runs", cure)
     return folder
 
 
-def evaluate(folder: Path, plan: Plan, scores: Scores, facts: Facts) -> list[Verdict]:
-    """Take the look that `scores` are, write it down, then verdicts.parquet and intervals.svg; the caller holds the folder's lock."""
-    smallest = min(
-        len({draw for draw, _ in a.runs} if plan.arm(n).drawn else a.runs) for arms in scores.arms.values() for n, a in _trained(arms, plan)
-    )
-    look = open_look(folder, plan, scores, smallest)
+def _check_arms(table: pa.Table, plan: Plan, where: str) -> None:
+    planned = [arm.name for arm in plan.arms]
+    foreign = np.flatnonzero(pc.invert(pc.is_in(table["arm"], pa.array(planned))).to_numpy())
+    if len(foreign):
+        given = f"arm {table['arm'][int(foreign[0])].as_py()!r} is not in the plan"
+        raise Refusal("bad-scores", f"{where}: row {foreign[0]}", given, f"its arms: {', '.join(planned)}")
+
+
+def evaluate(folder: Path, plan: Plan, scores: Scores, facts: Facts) -> bool:
+    """Take the look that `scores` are, write it down, then verdicts.parquet and intervals.svg; the caller holds the folder's lock.
+
+    False where the plan's error is spent: nothing is evaluated then, and the words of the last look stand as they are.
+    """
+    look = open_look(folder, plan, scores, _smallest(plan, scores))
+    if look.number and not look.alpha:
+        return False
     verdicts = answer(scores, plan, look, facts)
     record_look(folder, plan, look, scores, verdicts)
+    _write(folder, plan, scores, look, verdicts)
+    return True
+
+
+def wait(folder: Path, plan: Plan, scores: Scores, facts: Facts) -> None:
+    """Write the means and no interval: between two looks nothing is evaluated, so nothing is spent."""
+    look = Look(0, _smallest(plan, scores), 0.0)
+    _write(folder, plan, scores, look, answer(scores, plan, look, facts))
+
+
+def _write(folder: Path, plan: Plan, scores: Scores, look: Look, verdicts: list[Verdict]) -> None:
     write_verdicts(folder / "verdicts.parquet", verdicts, digest("verdicts", plan.digest, scores_digest(scores), look.number))
-    publish_bytes(folder / "intervals.svg", intervals_svg(verdicts, scores).encode())
-    return verdicts
+    publish_bytes(folder / "intervals.svg", intervals_svg(verdicts).encode())
 
 
-def _trained(arms: dict, plan: Plan) -> list:
-    return [(name, of_arm) for name, of_arm in arms.items() if any(a.name == name and a.is_a in TRAINED for a in plan.arms)]
+def _smallest(plan: Plan, scores: Scores) -> int:
+    """Runs of the smallest arm that is trained and not drawn: how far the comparison is."""
+    names = [arm.name for arm in plan.of_kind(*TRAINED) if not arm.drawn]
+    return min((len(arms[name].runs) for arms in scores.arms.values() for name in names if name in arms), default=0)

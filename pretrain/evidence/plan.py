@@ -164,7 +164,7 @@ def _whole(value: Any, where: str, least: int) -> int:
 
 def _arms(given: Any, where: str) -> tuple[PlannedArm, ...]:
     if isinstance(given, list):
-        given = {name: None for name in given}
+        given = dict.fromkeys(given)
     if not isinstance(given, dict) or len(given) < 2:
         raise Refusal("bad-plan", f"{where}: arms", f"{given!r}", "two arms or more, for instance full, kept, random, untrained")
     arms = tuple(_arm(str(name), options or {}, f"{where}: arms: {name}") for name, options in given.items())
@@ -251,7 +251,7 @@ def _looks(given: Any, where: str) -> tuple[int, ...]:
 
 
 def _budget(given: Any, where: str) -> dict[str, float]:
-    if given is None:
+    if given in (None, {}):
         return {}
     if not isinstance(given, dict) or len(given) != 1 or set(given) - {"samples_seen", "epochs"} or not all(_above_zero(v) for v in given.values()):
         raise Refusal("bad-plan", f"{where}: budget", f"{given!r}", "`{samples_seen: 60000}` (equal compute) or `{epochs: 20}` (cheaper training)")

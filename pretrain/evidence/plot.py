@@ -5,17 +5,16 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from pretrain.evidence.scores import Scores
 from pretrain.evidence.verdict import BETTER, CANNOT_TELL, NOT_WORSE, WORSE, Verdict, points
 
 COLOUR = {BETTER: "#1a7f4b", NOT_WORSE: "#2f6fb0", WORSE: "#b3402a", CANNOT_TELL: "#77736b"}
 LEFT, WIDTH, RIGHT, ROW, HEAD = 330, 460, 150, 24, 40
 
 
-def intervals_svg(verdicts: Sequence[Verdict], scores: Scores) -> str:
+def intervals_svg(verdicts: Sequence[Verdict]) -> str:
     """One SVG for all rows with an interval (anchors left out where there is anything else), suite rows first; differences in points."""
     rows = [v for v in verdicts if v.lo is not None and v.question != "anchor"] or [v for v in verdicts if v.lo is not None]
-    ends = [x for v in rows for x in (v.lo, v.hi, -v.margin, *_dots(v, scores)) if x is not None] or [0.0]
+    ends = [x for v in rows for x in (v.lo, v.hi, -v.margin, *v.dots) if x is not None] or [0.0]
     low, high = min(*ends, -0.001), max(*ends, 0.001)
     pad = (high - low) * 0.06
     low, high = low - pad, high + pad
@@ -31,7 +30,7 @@ def intervals_svg(verdicts: Sequence[Verdict], scores: Scores) -> str:
         f'<text x="{LEFT}" y="18" font-weight="600">{escape(_title(rows))}</text>',
     ]
     for i, v in enumerate(rows):
-        parts += _row(v, HEAD + ROW * i, x, scores)
+        parts += _row(v, HEAD + ROW * i, x)
     bottom = HEAD + ROW * len(rows)
     parts.append(f'<line x1="{x(0)}" x2="{x(0)}" y1="{HEAD - 8}" y2="{bottom}" stroke="currentColor" stroke-width="1"/>')
     for tick in _ticks(low, high):
@@ -48,7 +47,7 @@ def _title(rows: Sequence[Verdict]) -> str:
     return f"Differences with {100 * level:.4g} % intervals, dots are runs" if level else "No interval yet: fewer than three runs"
 
 
-def _row(v: Verdict, top: float, x, scores: Scores) -> list[str]:  # type: ignore[no-untyped-def]
+def _row(v: Verdict, top: float, x) -> list[str]:  # type: ignore[no-untyped-def]
     assert v.lo is not None and v.hi is not None and v.diff is not None
     middle, colour = top + ROW / 2, COLOUR[v.word]
     strong = ' font-weight="600"' if v.scope == "suite" else ""
@@ -58,20 +57,12 @@ def _row(v: Verdict, top: float, x, scores: Scores) -> list[str]:  # type: ignor
         parts.append(
             f'<rect x="{x(-v.margin)}" y="{top + 2}" width="{round(x(0) - x(-v.margin), 1)}" height="{ROW - 4}" fill="{COLOUR[NOT_WORSE]}" opacity="0.15"/>'
         )
-    parts += [f'<circle cx="{x(d)}" cy="{middle + 6}" r="1.8" fill="{colour}" opacity="0.6"/>' for d in _dots(v, scores)]
+    parts += [f'<circle cx="{x(d)}" cy="{middle + 6}" r="1.8" fill="{colour}" opacity="0.6"/>' for d in v.dots]
     width = 5 if v.scope == "suite" else 3
     parts.append(f'<line x1="{x(v.lo)}" x2="{x(v.hi)}" y1="{middle}" y2="{middle}" stroke="{colour}" stroke-width="{width}" stroke-linecap="round"/>')
     parts.append(f'<circle cx="{x(v.diff)}" cy="{middle}" r="4.5" fill="{colour}" stroke="#fff"/>')
     parts.append(f'<text x="{LEFT + WIDTH + 12}" y="{middle + 4}" fill="{colour}"{strong}>{escape(v.word)}</text>')
     return parts
-
-
-def _dots(v: Verdict, scores: Scores) -> list[float]:
-    """Each run of the arm, minus the reference's mean, on the row's task (suite rows: none, weights apply there)."""
-    if v.task is None or v.mean_ref is None:
-        return []
-    of_arm = scores.arms[v.objective][v.arm].values[v.task]
-    return [float(m) for m in of_arm.mean(-1) - v.mean_ref]
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -134,12 +134,6 @@ def _seen(plan: Plan) -> set[str]:
 
 
 def _check_arms(of_arms: dict[str, ArmScores], plan: Plan, objective: str) -> None:
-    planned = {arm.name for arm in plan.arms}
-    for name in of_arms:
-        if name not in planned:
-            raise Refusal(
-                "bad-scores", f"objective {objective or 'null'}", f"arm {name!r} is not in the plan", f"its arms: {', '.join(sorted(planned))}"
-            )
     for arm in plan.arms:
         if arm.name not in of_arms:
             raise Refusal("bad-scores", f"objective {objective or 'null'}", f"holds nothing of arm {arm.name!r}", "every arm of the plan")
@@ -242,10 +236,12 @@ def _verdict(
     needed = [arm.name, ref.name] + ([untrained] if with_margin and untrained else [])
     few = [name for name in needed if scope.runs(name) < MIN_RUNS]
     nothing = np.zeros(())
+    none = Contrast(nothing, np.zeros(len(scope.names)), np.zeros(len(scope.weights)), nothing, nothing, nothing, ALPHA)
     if few:
-        none = Contrast(nothing, np.zeros(len(scope.names)), np.zeros(len(scope.weights)), nothing, nothing, nothing, ALPHA)
         unit = "draws" if scope.draws[scope.at(few[0])] is not None else "runs"
         return row, Question(none, None, 0.0, f"needs at least {MIN_RUNS} {unit} of {few[0]}")
+    if not look.number:
+        return row, Question(none, None, 0.0, f"no look at {look.runs} runs; the plan looks at {', '.join(map(str, plan.looks))}")
     shown = look.alpha or min(look.spent.values(), default=ALPHA)
     difference = scope.contrast({arm.name: 1, ref.name: -1}, shown)
     _describe(row, scope, difference, i, j)
@@ -264,6 +260,7 @@ def _describe(row: Verdict, scope: Scope, difference: Contrast, i: int, j: int) 
     row.se_runs, row.se_samples = float(np.sqrt(difference.run_parts.sum())), float(np.sqrt(difference.sample_parts.sum()))
     for name, k in (("tau_arm", i), ("tau_ref", j)):
         setattr(row, name, 0.0 if scope.arms[k].fixed else tau(m.runs[k], float(floors[k])))
+    row.dots = tuple(float(value) - scope.mean(row.reference) for value in m.runs[i])
     churn = [float(m.churn[k].mean()) for k in (i, j) if not scope.arms[k].fixed]
     row.churn = float(np.mean(churn)) if churn else None
     if len(m.runs[i]) == len(m.runs[j]) and min(m.runs[i].std(), m.runs[j].std()) > 0:

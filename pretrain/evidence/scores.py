@@ -161,7 +161,8 @@ def _fold_task(table: pa.Table, rows: NDArray[np.int64], run_of_row: NDArray[np.
     cell = local * len(uids) + sample
     count = np.bincount(cell, minlength=len(members) * len(uids)).reshape(len(members), len(uids))
     if count.max() > 1:
-        at = int(rows[np.flatnonzero(np.isin(cell, np.flatnonzero(count.ravel() > 1)))[1]])
+        order = np.argsort(cell, kind="stable")
+        at = int(rows[order[1:][cell[order][1:] == cell[order][:-1]]].min())
         raise Refusal(
             "bad-scores", f"{where}: row {at}", f"stands twice ({_row(table, at)})", "each run scores each sample once", "Is one run in it twice?"
         )
@@ -181,7 +182,7 @@ def _hole(
 ) -> tuple[str, str, str]:
     """Words for the first sample that not every run has: foreign where fewer than half have it, else missing."""
     holders = count.sum(0)
-    at = int(np.flatnonzero(holders < len(runs))[0])
+    at = int(holders.argmin())
     if 2 * holders[at] <= len(runs):
         row = int(rows[np.flatnonzero(cell % len(uids) == at)[0]])
         lacking = len(runs) - int(holders[at])
@@ -203,7 +204,7 @@ def _clusters(table: pa.Table, rows: np.ndarray, sample: np.ndarray, uids: np.nd
         )
     names = given.to_numpy(zero_copy_only=False).astype(str)
     first = np.empty(len(uids), names.dtype)
-    first[sample] = names
+    first[sample[::-1]] = names[::-1]
     differs = np.flatnonzero(first[sample] != names)
     if len(differs):
         at = int(rows[differs[0]])

@@ -18,7 +18,7 @@ PROVED = ("proved_better", "proved_not_worse", "proved_worse")
 
 def schema() -> pa.Schema:
     """The columns of `verdicts.parquet`, from the fields of `Verdict`."""
-    named = [(f.name, ARROW[getattr(f.type, "__name__", str(f.type)).split(" ")[0]]) for f in fields(Verdict) if f.name != "claims"]
+    named = [(f.name, ARROW[getattr(f.type, "__name__", str(f.type)).split(" ")[0]]) for f in fields(Verdict) if f.name not in ("claims", "dots")]
     return pa.schema(named + [(name, pa.bool_()) for name in PROVED])
 
 
@@ -30,7 +30,7 @@ def write_verdicts(path: Path, verdicts: Sequence[Verdict], digest: str) -> None
 def table(verdicts: Path | pa.Table) -> str:
     """The verdicts of an evidence folder (or of its table) as text: per objective the means of the arms, then every question with interval and word.
 
-    A star marks a row that is significant alone but not after Holm. Scores are in per cent, differences in points.
+    A star marks a row whose word would be stronger alone, without Holm. Scores are in per cent, differences in points.
     """
     if isinstance(verdicts, Path):
         path = verdicts / "verdicts.parquet" if verdicts.is_dir() else verdicts
@@ -71,7 +71,7 @@ def _questions(rows: list[dict[str, Any]]) -> list[str]:
     interval = f"difference [{100 * level:.4g} %]" if level else "difference"
     lines = [["arm", "against", "on", interval, "word", ""]]
     for row in rows:
-        star = "*" if row["word"] == CANNOT_TELL != row["word_alone"] else ""
+        star = "*" if row["word"] != row["word_alone"] else ""
         bounds = f" [{points(row['lo'])}, {points(row['hi'])}]" if row["lo"] is not None else ""
         lines.append([row["arm"], row["reference"], row["task"] or "suite", f"{points(row['diff'])}{bounds}", row["word"] + star, _short_note(row)])
     return _aligned(lines, left=6)

@@ -189,10 +189,11 @@ class Verdict:
     fixed_on: str | None = None
     sentence: str = ""
     claims: Claims = field(default_factory=Claims)
+    dots: tuple[float, ...] = ()  # each run of the arm minus the reference's mean; for the plot only
 
     def row(self) -> dict[str, Any]:
         """As a row of the Parquet file: the claims in three columns."""
-        row = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "claims"}
+        row = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("claims", "dots")}
         return row | {"proved_better": self.claims.better, "proved_not_worse": self.claims.not_worse, "proved_worse": self.claims.worse}
 
 

@@ -1,5 +1,6 @@
 """Cross-entropy on the labels, with or without a projector that is thrown away."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -12,6 +13,7 @@ def cross_entropy_loss(logits: Tensor, labels: Tensor, *, smoothing: float = 0.0
 
     logits  (b, classes); labels (b,) int64.    Logs    accuracy: share of rows whose largest logit is the label
     """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
     loss = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
     return loss, {"accuracy": (logits.detach().argmax(1) == labels).float().mean()}
 
@@ -26,7 +28,7 @@ class CrossEntropy(Objective):
         self.head, self.smoothing = head, smoothing
 
     def forward(self, views: list[Tensor], labels: Tensor, uids: Tensor) -> tuple[Tensor, Logs]:
-        loss, logs = cross_entropy_loss(self.head(self.backbone(views[0])).float(), labels, smoothing=self.smoothing)
+        loss, logs = cross_entropy_loss(self.head(self.backbone(views[0])), labels, smoothing=self.smoothing)
         return mean_over_ranks(loss, labels.new_tensor(len(labels))), logs
 
 

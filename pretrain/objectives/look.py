@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from manifests.errors import Refusal
 from pretrain.objectives.bank import Bank
-from pretrain.objectives.objective import Logs, Objective, Setting, gather, mean_over_ranks, mlp
+from pretrain.objectives.objective import Logs, Objective, Setting, gather, mean_over_ranks, mlp, unit
 
 NEVER = -math.inf
 
@@ -146,9 +146,9 @@ class Look(Objective):
     def forward(self, views: list[Tensor], labels: Tensor, uids: Tensor) -> tuple[Tensor, Logs]:
         momentum = self.move_keys()
         with torch.no_grad():  # the key encoder stays in train mode: batch statistics
-            key_BD = functional.normalize(self.key_encoder(views[1]).float(), dim=1)
+            key_BD = unit(self.key_encoder(views[1]))
             self.bank.add(gather(key_BD), gather(labels), gather(uids))
-        z_BD = functional.normalize(self.projector(self.backbone(views[0])).float(), dim=1)
+        z_BD = unit(self.projector(self.backbone(views[0])))
         loss, logs = look_loss(z_BD, labels, uids, *self.bank.rows(), k=self.k, tau=self.tau)
         judged = logs.pop("judged")
         return mean_over_ranks(loss, judged), {**logs, "momentum": momentum}

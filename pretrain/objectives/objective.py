@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 Logs = dict[str, Tensor]
 
@@ -57,6 +58,11 @@ def mlp(width: int, out: int | None = None) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True), nn.Linear(width, out or width))
 
 
+def unit(x: Tensor) -> Tensor:
+    """Rows of norm 1, never in half precision: they are exponentiated."""
+    return functional.normalize(x if x.dtype == torch.float64 else x.float(), dim=1)
+
+
 def num_ranks() -> int:
     """How many processes train together; 1 without `torch.distributed`."""
     distributed = torch.distributed
@@ -79,11 +85,22 @@ def gather(x: Tensor) -> Tensor:
 
 def gather_with_gradient(x: Tensor) -> Tensor:
     """As `gather`, but the gradient of every rank's loss reaches the rows of the rank that owns them."""
-    if num_ranks() == 1:
-        return x
-    from torch.distributed.nn.functional import all_gather
+    return x if num_ranks() == 1 else _Gather.apply(x)
 
-    return torch.cat(all_gather(x.contiguous()))
+
+class _Gather(torch.autograd.Function):
+    """Forward: rows of all ranks. Backward: the sum of all ranks' gradients, of which each keeps its own rows."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.rows = len(x)
+        return gather(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+        total = gradient.contiguous()
+        torch.distributed.all_reduce(total)
+        return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 
 
 def mean_over_ranks(loss: Tensor, count: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from manifests.errors import Refusal
-from pretrain.objectives.objective import Logs, Objective, Setting, gather_with_gradient, mlp, num_ranks, rank
+from pretrain.objectives.objective import Logs, Objective, Setting, gather_with_gradient, mlp, num_ranks, rank, unit
 
 
 def simclr_loss(one_BD: Tensor, two_BD: Tensor, *, tau: float) -> tuple[Tensor, Logs]:
@@ -39,7 +39,7 @@ class SimCLR(Objective):
         self.projector, self.tau = projector, tau
 
     def forward(self, views: list[Tensor], labels: Tensor, uids: Tensor) -> tuple[Tensor, Logs]:
-        z = functional.normalize(self.projector(self.backbone(torch.cat(views))).float(), dim=1)
+        z = unit(self.projector(self.backbone(torch.cat(views))))
         one, two = z.chunk(2)
         return simclr_loss(one, two, tau=self.tau)
 

@@ -221,7 +221,7 @@ def decide(samples: list[Sample], tests: list[Sample], found: list[dict[str, Any
         theirs = {t.content: t.uid for t in tests} | {hashlib.sha256(t.data).digest(): t.uid for t in tests}
         hits = {i: theirs.get(hashlib.sha256(s.data).digest()) for i, s in enumerate(samples) if d.live[i]}
         d.take("leakage.images", {i: {"reason": "exact", "score": 0.0, "threshold": 4.0, "witness": u, "witness_pool": "tests"} for i, u in hits.items() if u})
-    d.take("keep.where", {i: {"reason": "not_true"} for i in range(len(samples)) if d.live[i] and (values[i]["blur"] < 8 or values[i]["brightness"] < 20)})
+    d.take("keep.where", {i: {"reason": "not_true"} for i in range(len(samples)) if d.live[i] and (values[i]["blur"] < 8 or values[i]["brightness"] < 12)})
     order = sorted(range(len(samples)), key=lambda i: samples[i].uid)
     kept: dict[bytes, int] = {}
     exact: dict[int, dict[str, Any]] = {}
@@ -305,7 +305,7 @@ def _measures(samples: list[Sample], found: list[dict[str, Any] | None], classes
 
 def _stages(parts: dict[str, pa.Table], d: Decisions, found: list[Any], rows: int, radius: int, min_share: float) -> list[dict[str, Any]]:
     parameters = {
-        "keep.where": {"expression": "blur >= 8 AND brightness >= 20"}, "dedup.perceptual": {"hash": "phash", "max_distance": radius},
+        "keep.where": {"expression": "blur >= 8 AND brightness >= 12"}, "dedup.perceptual": {"hash": "phash", "max_distance": radius},
         "labels.neighbours": {"k": 20, "min_share": min_share}, "leakage.images": {"against": ["tests"]},
     }  # fmt: skip
     broken = sum(f is None for f in found)

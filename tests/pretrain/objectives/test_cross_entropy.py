@@ -34,7 +34,7 @@ def test_value_and_gradient_are_the_definition(seed, classes, rows, smoothing):
 
 def test_the_projector_stands_between_backbone_and_classifier():
     plain, rival = cross_entropy(TinyBackbone(), SETTING), cross_entropy(TinyBackbone(), SETTING, projector=True)
-    count = lambda objective: sum(p.numel() for p in objective.head.parameters())  # noqa: E731
+    count = lambda objective: sum(p.numel() for p in objective.head.parameters())
     assert count(plain) == 12 * 3 + 3
     assert count(rival) == count(plain) + 12 * 12 + 2 * 12 + (12 * 12 + 12)
     assert "head.0.0.weight" in rival.state_dict()

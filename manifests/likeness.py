@@ -1,0 +1,159 @@
+"""How alike two pictures are: candidates by hash over turned views, then thumbnails compared in whole numbers, so that no rounding decides.
+
+The score of two pictures is the root mean square difference of their square RGB thumbnails in grey levels, at the best of the eight turns (or unturned),
+*stretched*: where the flatter of the two has a contrast below `min_contrast`, the difference is multiplied by min_contrast / contrast. So two
+different skies are far apart although both are nearly one colour, and two equal pictures are at 0 whatever they show.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from manifests import images
+from manifests.vectors import hamming
+
+COARSE = 4  # thumbnails are first compared as 4 x 4 blocks: a bound from below, so nothing is missed
+PAIRS = 1 << 15  # pairs compared at a time
+TURNS = 8
+
+
+@dataclass
+class Pictures:
+    """Thumbnails ready to be compared.
+
+    pixels     (n, side, side, 3) uint8
+    blocks     (n, 4, 4, 3) int32: sums of the pixels of each block
+    contrast   (n,) float64: standard deviation of the pixels about the mean colour, in grey levels
+    """
+
+    pixels: np.ndarray
+    blocks: np.ndarray
+    contrast: np.ndarray
+
+    @classmethod
+    def of(cls, payloads: Iterable[Any], count: int, side: int) -> "Pictures":
+        """Thumbnails of `count` image files, in their order. `side` is a multiple of 4. Cost: side * side * 3 bytes and one decode each."""
+        pixels = np.empty((count, side, side, 3), np.uint8)
+        for row, payload in enumerate(payloads):
+            pixels[row] = images.thumbnail(payload, side)
+        return cls.from_pixels(pixels)
+
+    @classmethod
+    def from_pixels(cls, pixels: np.ndarray) -> "Pictures":
+        """From (n, side, side, 3) uint8."""
+        count, side = len(pixels), pixels.shape[1]
+        assert side % COARSE == 0, side
+        blocks = np.empty((count, COARSE, COARSE, 3), np.int32)
+        contrast = np.empty(count)
+        for start in range(0, count, 4096):
+            part = pixels[start : start + 4096]
+            shape = (len(part), COARSE, side // COARSE, COARSE, side // COARSE, 3)
+            blocks[start : start + 4096] = part.reshape(shape).sum((2, 4), dtype=np.int32)
+            squares = (part.astype(np.int64) ** 2).sum((1, 2, 3))
+            means = (part.sum((1, 2), dtype=np.int64) ** 2).sum(1)  # of each colour; whole numbers up to the division
+            contrast[start : start + 4096] = np.sqrt((squares * side * side - means) / (3 * side**4))
+        return cls(pixels, blocks, contrast)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def candidates(codes: np.ndarray, others: np.ndarray | None, radius: int, *, turned: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of pictures whose hashes differ in at most `radius` bits in some turn.
+
+    codes     (n, 8 w) uint8: the hash of w bytes of each of eight turns, the unturned first
+    others    (m, 8 w) uint8 of other pictures; None = pairs among `codes`, each once with a < b
+    radius    bits
+    turned    compare with all eight turns; else only unturned with unturned
+
+    Returns a, b int64 and the least distance int32, ordered by (a, b).
+    """
+    width = codes.shape[1] // TURNS
+    base = codes if others is None else others
+    turns = TURNS if turned else 1
+    first = np.ascontiguousarray(codes[:, :width])
+    views = np.ascontiguousarray(base[:, : turns * width]).reshape(len(base) * turns, width)
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for a, view, bits in hamming.neighbours(first, radius, base=views):
+        b = view // turns
+        if others is None:
+            a, b, bits = np.minimum(a, b)[a != b], np.maximum(a, b)[a != b], bits[a != b]
+        found.append(_least(a, b, bits))
+    if not found:
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int32)
+    return _least(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+def _least(a: np.ndarray, b: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each pair once, with its least distance."""
+    order = np.lexsort((distance, b, a))
+    a, b, distance = a[order], b[order], distance[order]
+    new = np.ones(len(a), bool)
+    new[1:] = (a[1:] != a[:-1]) | (b[1:] != b[:-1])
+    return a[new].astype(np.int64), b[new].astype(np.int64), distance[new].astype(np.int32)
+
+
+def members(group: np.ndarray, a: np.ndarray, b: np.ndarray, other: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Pairs of groups as pairs of their members, in blocks: (row of a, row of b, which pair of groups), each about `PAIRS` long.
+
+    group    (n,) int64: the group of each row, -1 = none
+    a, b     pairs of groups; a == b stands for the pairs inside a group, each once
+    other    (m,) int64: the groups that `b` speaks of, where they are others
+    """
+    left_rows, left_start, left_size = _listed(group)
+    right_rows, right_start, right_size = _listed(group if other is None else other)
+    total = np.cumsum(left_size[a] * right_size[b])
+    for low in range(0, int(total[-1]) if len(total) else 0, PAIRS):
+        number = np.arange(low, min(low + PAIRS, int(total[-1])))
+        pair = np.searchsorted(total, number, side="right")
+        inside = number - np.where(pair > 0, total[pair - 1], 0)
+        i, j = np.divmod(inside, right_size[b[pair]])
+        if other is None:
+            once = (a[pair] != b[pair]) | (i < j)
+            pair, i, j = pair[once], i[once], j[once]
+        yield left_rows[left_start[a[pair]] + i], right_rows[right_start[b[pair]] + j], pair
+
+
+def _listed(group: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rows = np.flatnonzero(group >= 0)
+    rows = rows[np.argsort(group[rows], kind="stable")]
+    size = np.bincount(group[rows], minlength=int(group.max(initial=-1)) + 1)
+    return rows, np.cumsum(size) - size, size
+
+
+def differences(left: Pictures, a: np.ndarray, right: Pictures, b: np.ndarray, *, limit: float, min_contrast: float, turned: bool) -> np.ndarray:
+    """(k,) float64: the score of pictures `a` of `left` and `b` of `right`; inf where it is above `limit`.
+
+    limit          grey levels
+    min_contrast   grey levels; 0 = no stretching
+    turned         the best of eight turns; else unturned
+    """
+    side = left.pixels.shape[1]
+    flatter = np.minimum(left.contrast[a], right.contrast[b])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        stretch = np.maximum(1.0, np.where(flatter > 0, min_contrast / flatter, np.inf if min_contrast > 0 else 1.0))
+    most = np.where(np.isinf(stretch), 0, (limit / stretch) ** 2 * (3 * side * side) * (1 + 1e-9))  # of the sum of squares; no stretch forgives 0
+    best = np.full(len(a), np.iinfo(np.int64).max)
+    per_block = (side // COARSE) ** 2
+    for turn in range(TURNS if turned else 1):
+        bound = _squares(left.blocks[a], turn_pixels(right.blocks[b], turn)) / per_block
+        near = np.flatnonzero(bound <= most)
+        if len(near):
+            best[near] = np.minimum(best[near], _squares(left.pixels[a[near]], turn_pixels(right.pixels[b[near]], turn)))
+    score = np.sqrt(best / (3 * side * side)) * np.where(best == 0, 1.0, stretch)
+    return np.where(score <= limit, score, np.inf)
+
+
+def _squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(k,) int64: sums of squared differences, exact."""
+    difference = (a.astype(np.int32) - b).reshape(len(a), -1)
+    return np.einsum("ij,ij->i", difference, difference, dtype=np.int64, casting="same_kind")
+
+
+def turn_pixels(pixels: np.ndarray, turn: int) -> np.ndarray:
+    """(n, s, s, 3) seen in turn 0 to 7: mirrored first where turn >= 4, then turned by turn % 4 quarter turns."""
+    if turn >= 4:
+        pixels = pixels[:, :, ::-1]
+    return np.rot90(pixels, turn % 4, axes=(1, 2))

@@ -1,0 +1,124 @@
+"""Panels made of pictures: the largest groups of copies, leaks into the tests, and pictures that deserve a look."""
+
+from typing import Any
+
+from manifests.audit.visible import number, share, visible
+from manifests.report.gallery import Pictures, card, witness_card
+from manifests.report.panel import Inquiry, Panel, evaluation_sizes, in_list
+
+GROUPS = """SELECT witness, count(*) + 1 AS size
+FROM ledger WHERE status = 'dropped' AND witness IS NOT NULL AND witness_pool IS NULL
+GROUP BY ALL ORDER BY size DESC, witness LIMIT 12"""
+
+SIZES = """SELECT size, count(*) AS groups FROM (SELECT witness, count(*) + 1 AS size FROM ledger
+WHERE status = 'dropped' AND witness IS NOT NULL AND witness_pool IS NULL GROUP BY witness) GROUP BY ALL ORDER BY size"""
+
+MEMBERS = """SELECT uid, key, status, drop_stage, drop_reason, score, threshold, witness, witness_pool, label_name, caption, shard, "offset", "size"
+FROM ledger WHERE status = 'dropped' AND witness_pool IS NULL AND witness IN {witnesses}
+QUALIFY row_number() OVER (PARTITION BY witness ORDER BY uid) <= 7 ORDER BY witness, uid"""
+
+LEAKS = """SELECT witness_pool AS pool, drop_stage AS stage, drop_reason AS reason, count(*) AS samples, count(DISTINCT witness) AS tests_hit
+FROM ledger WHERE witness_pool IS NOT NULL
+GROUP BY ALL ORDER BY samples DESC, pool, stage, reason"""
+
+HITS = """SELECT uid, key, status, drop_stage, drop_reason, score, threshold, witness, witness_pool, label_name, caption, shard, "offset", "size"
+FROM ledger WHERE witness_pool IS NOT NULL
+QUALIFY row_number() OVER (PARTITION BY witness_pool, drop_reason ORDER BY uid) <= 4 ORDER BY witness_pool, drop_reason, uid LIMIT 24"""
+
+# name, condition over `samples`, order (worst first), what it means; {m} is the pool's median of the column
+RULES = [
+    ("blurred", "blur", "blur < 0.05 * {m}", "blur", "sharpness below a twentieth of the pool's median"),
+    ("dark", "brightness", "brightness < 0.1 * {white}", "brightness", "mean brightness below a tenth of white"),
+    ("bright", "brightness", "brightness > 0.93 * {white}", "brightness DESC", "mean brightness above 93 % of white"),
+    ("flat", "contrast", "contrast < 0.03 * {white}", "contrast", "hardly any contrast: blank or nearly so"),
+    ("noisy", "noise", "noise > 0.9", "noise DESC", "neighbouring pixels differ as much as the whole picture does"),
+    ("tiny", "num_pixels", "num_pixels * 16 < {m}", "num_pixels", "less than a sixteenth of the pool's median pixels"),
+    ("odd shape", "width", "greatest(width, height) > 3 * least(width, height)", "least(width, height) / greatest(width, height)", "one side more than three times the other"),
+    ("animated", "is_animated", "is_animated", "uid", "more than one frame; only the first is used"),
+    ("turned by EXIF", "orientation", "orientation > 1", "uid", "a reader that ignores EXIF sees it turned"),
+]  # fmt: skip
+
+
+def groups(inquiry: Inquiry, pictures: Pictures) -> Panel | None:
+    """The kept samples that stand for the most dropped ones, with some of those."""
+    largest = inquiry.ask("largest_groups", GROUPS)
+    sizes = inquiry.ask("group_sizes", SIZES)
+    if not largest:
+        inquiry.take()
+        return None
+    members: dict[str, list[dict[str, Any]]] = {}
+    for row in inquiry.look_up(MEMBERS.format(witnesses=in_list([g["witness"] for g in largest]))):
+        members.setdefault(row["witness"], []).append(row)
+    rows = []
+    for group in largest:
+        first = {**witness_card(inquiry, pictures, group["witness"], None), "role": "witness"}
+        others = [_thumb(inquiry, pictures, row) for row in members.get(group["witness"], [])]
+        more = group["size"] - 1 - len(others)
+        rows.append({"title": f"{group['size']:,} alike", "cards": [first, *others], "more": f"and {more:,} more" if more else ""})
+    table = [[f"{row['size']:,}", number(row["groups"]), number(row["groups"] * (row["size"] - 1))] for row in sizes[:30]]
+    blocks: list[dict[str, Any]] = [
+        {"kind": "pictures", "rows": rows},
+        {"kind": "table", "name": "Groups by size", "head": ["samples in the group", "groups", "dropped for it"], "numbers": [0, 1, 2], "rows": table, "folded": True},
+    ]
+    count = sum(row["groups"] for row in sizes)
+    answer = f"{count:,} samples stand for others; the largest stands for {largest[0]['size'] - 1:,}."
+    return Panel("groups", "Largest groups", "Which groups are the largest?", answer, blocks, inquiry.take())
+
+
+def _thumb(inquiry: Inquiry, pictures: Pictures, row: dict[str, Any]) -> dict[str, Any]:
+    return {"u": row["uid"], "k": visible(row["key"], 120), "st": row["status"], "r": visible(row["drop_reason"], 60), "c": visible(row["label_name"], 60), "t": pictures.of(row)}
+
+
+def leaks(inquiry: Inquiry, pictures: Pictures) -> Panel | None:
+    """Samples that show a test picture, by evaluation pool, with pairs."""
+    sizes = evaluation_sizes(inquiry.run)
+    rows = inquiry.ask("leaks", LEAKS)
+    held = {row["pool"]: row["n"] for row in inquiry.ask("evaluation_pools", "SELECT pool, count(*) AS n FROM evaluations GROUP BY ALL ORDER BY pool")} if inquiry.has("evaluations") else sizes
+    if not rows and not sizes:
+        inquiry.take()
+        return None
+    table = []
+    for row in rows:
+        hit = share(row["tests_hit"], held.get(row["pool"], 0))
+        table.append([visible(row["pool"], 60), visible(row["stage"], 60), {"text": visible(row["reason"], 60), "mark": "evaluation"}, number(row["samples"]), number(row["tests_hit"]), hit])
+    table += [[visible(name, 60), "–", "none found", "0", "0", share(0, n)] for name, n in held.items() if name not in {row["pool"] for row in rows}]
+    pairs = [card(inquiry, pictures, row) for row in inquiry.look_up(HITS)]
+    head = ["evaluation pool", "stage", "match", "samples dropped", "test pictures hit", "share of the tests"]
+    blocks: list[dict[str, Any]] = [{"kind": "table", "name": "Leaks by evaluation pool", "head": head, "numbers": [3, 4, 5], "rows": table}]
+    if pairs:
+        rows_of = [{"title": "", "cards": [{**c, "role": "dropped"}, {**c["w"], "role": "evaluation"}], "more": ""} for c in pairs if "w" in c]
+        blocks.append({"kind": "pictures", "rows": rows_of, "paired": True})
+    count = sum(row["samples"] for row in rows)
+    answer = f"{count:,} samples showed a test picture and were dropped." if count else "No test picture was found in the pool."
+    return Panel("leaks", "Leaks", "Were the tests in the pool?", answer, blocks, inquiry.take())
+
+
+def suggestions(inquiry: Inquiry, pictures: Pictures) -> Panel | None:
+    """Kept pictures that deserve a look, by simple rules over the quality measures. Nothing is decided by them."""
+    there = set(inquiry.schema("samples").names)
+    if not {"blur", "brightness"} <= there:
+        return None
+    columns = [c for c in ("blur", "num_pixels") if c in there]
+    medians = inquiry.look_up("SELECT " + ", ".join(f"median({c})::DOUBLE AS {c}" for c in columns) + " FROM samples")[0]
+    white = 255 if (inquiry.look_up("SELECT max(brightness) AS m FROM samples")[0]["m"] or 0) > 1.001 else 1
+    table, rows_of, names = [], [], []
+    for name, column, rule, order, meaning in RULES:
+        if column not in there or (column in medians and medians[column] is None):
+            continue
+        condition = rule.format(m=repr(medians.get(column)), white=white)
+        sql = f"SELECT count(*) AS n FROM samples WHERE status = 'kept' AND {condition}"
+        count = inquiry.ask(f"suggest_{name.replace(' ', '_')}", sql)[0]["n"]
+        if not count:
+            continue
+        names.append(f"{count:,} {name}")
+        table.append([name, number(count), meaning, {"code": f"keep.where: \"NOT ({condition})\""}])
+        shown = inquiry.look_up(f'SELECT uid, key, status, drop_reason, label_name, shard, "offset", "size" FROM samples WHERE status = \'kept\' AND {condition} ORDER BY {order}, uid LIMIT 6')
+        rows_of.append({"title": f"{name}: {count:,}", "cards": [_thumb(inquiry, pictures, row) for row in shown], "more": f"and {count - len(shown):,} more" if count > len(shown) else ""})
+    blocks: list[dict[str, Any]] = []
+    if table:
+        blocks = [
+            {"kind": "table", "name": "Kept, but look at them", "head": ["finding", "kept samples", "meaning", "a rule that would drop them"], "numbers": [1], "rows": table},
+            {"kind": "pictures", "rows": rows_of},
+        ]
+    answer = f"Suggestions only, nothing was dropped for them: {', '.join(names)}." if names else "Nothing stands out among the kept pictures."
+    return Panel("suggestions", "Suggestions", "Which kept pictures deserve a look?", answer, blocks, inquiry.take())

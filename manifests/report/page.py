@@ -1,0 +1,116 @@
+"""One self-contained page about a run: every question with its answer, every number with its SELECT, no request to anywhere."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from manifests.audit.query import connect
+from manifests.audit.show import law_of
+from manifests.audit.visible import number, visible
+from manifests.publish import publish_bytes
+from manifests.report import change, charts, gallery, groups, overview, proof, threshold, truth
+from manifests.report.panel import Inquiry, Panel
+from manifests.run import open_run
+
+HERE = Path(__file__).parent
+LIMIT = 13_000_000  # bytes of the page
+PICTURES = 9_000_000  # of which pictures
+ROWS_SHOWN = 60  # of each answer in the fold with its SQL
+
+
+def report(run: Path | str, *, out: Path | str | None = None) -> Path:
+    """Write the report of a run as one HTML file and return its path.
+
+    Shows       what happened, where the samples went, dropped samples beside their witnesses, what another threshold would do, how classes fared, what
+                changed per column, the largest groups, suggestions, suspects against the truth, leaks, did it hurt, how it was made
+    Guarantee   opens from a folder without network, loads nothing else, runs no text that came from data; smaller than 13 MB: pictures are left out, and
+                the page says so, before it grows beyond
+    out         where to; default `report.html` in the run
+    Cost        about 15 passes over the ledger's columns, at most about 1,000 random reads of pictures
+    Errors      `Refusal` [not-a-run], [broken-record]
+    """
+    opened = open_run(run)
+    path = Path(out) if out is not None else opened.path / "report.html"
+    budget = PICTURES
+    while True:
+        with connect(opened) as connection:
+            inquiry = Inquiry(opened, connection)
+            pictures = gallery.Pictures(opened, budget)
+            page = render(inquiry, pictures, panels(inquiry, pictures))
+        if len(page) <= LIMIT or budget < 100_000:
+            break
+        budget //= 2
+    publish_bytes(path, page)
+    return path
+
+
+def panels(inquiry: Inquiry, pictures: gallery.Pictures) -> list[Panel]:
+    """Every panel that has something to say, in the order of the page. Those with few pictures are made first, so that the gallery gets what is left."""
+    made: dict[str, Panel | None] = {}
+    with_pictures: list[Callable[[Inquiry, gallery.Pictures], Panel | None]] = [groups.groups, groups.leaks, groups.suggestions, gallery.gallery]
+    for function in with_pictures:
+        made[function.__name__] = function(inquiry, pictures)
+    plain: list[Callable[[Inquiry], Panel | None]] = [
+        overview.happened, overview.funnel, threshold.what_if, overview.classes, change.changed, truth.against_truth, proof.proof, overview.made,
+    ]  # fmt: skip
+    for question in plain:
+        made[question.__name__] = question(inquiry)
+    order = ["happened", "funnel", "gallery", "what_if", "classes", "changed", "groups", "suggestions", "against_truth", "leaks", "proof", "made"]
+    return [panel for name in order if (panel := made[name]) is not None]
+
+
+def render(inquiry: Inquiry, pictures: gallery.Pictures, found: list[Panel]) -> bytes:
+    """The page as bytes: template, style and script in one, with a policy that allows these two and nothing else."""
+    import jinja2
+    from markupsafe import Markup
+
+    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {"drawn": Markup, "cell": _raw, "value": _value}  # the one place where text becomes markup: our own charts
+    info = inquiry.run.info
+    page = environment.get_template("template.html").render(
+        name=visible(inquiry.run.path.name, 80), pool=visible(info.get("pool", {}).get("name"), 80), recipe=visible(info.get("recipe_digest"), 12), law=law_of(inquiry.connection),
+        version=visible(info.get("keepset"), 20), panels=found, mark=lambda kind: Markup(charts.mark(kind)), marks=list(charts.MARKS), rows_shown=ROWS_SHOWN,
+        style=Markup(style), script=Markup(script), policy=_policy(style, script), data=Markup(island(_data(found, pictures))),
+    )  # fmt: skip
+    return page.encode("utf-8", "backslashreplace")
+
+
+def _data(found: list[Panel], pictures: gallery.Pictures) -> dict[str, Any]:
+    """What the script reads: pictures, the gallery's cards and counts, the sliders' steps."""
+    blocks = [block for panel in found for block in panel.blocks]
+    shown = next(block for block in blocks if block["kind"] == "gallery")
+    return {
+        "pictures": pictures.urls, "sizes": pictures.sizes, "cards": shown["cards"], "counts": shown["counts"], "total": shown["total"], "run": shown["run"],
+        "what_if": [{k: block[k] for k in ("steps", "now", "sign", "unit")} for block in blocks if block["kind"] == "what_if"],
+    }  # fmt: skip
+
+
+def island(data: Any) -> str:
+    """JSON that can stand inside a script element: no character of it can end the element or open a comment."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _policy(style: str, script: str) -> str:
+    """Nothing may be loaded; one style and one script may be used, named by their hashes; pictures come as data."""
+    hashed = ["'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'" for text in (style, script)]
+    return f"default-src 'none'; img-src data:; style-src {hashed[0]}; script-src {hashed[1]}; base-uri 'none'; form-action 'none'"
+
+
+def _raw(value: Any) -> str:
+    """A value of an answer as text."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else number(value)
+
+
+def _value(value: Any) -> str:
+    """A value of an answer as JSON, for whoever checks it; too long or not JSON: nothing."""
+    if value is None or isinstance(value, bool | int | float | str):
+        text = json.dumps(value)
+        return text if len(text) <= 300 else ""
+    return ""

@@ -1,0 +1,118 @@
+"""What if a threshold moved? A histogram of a stage's scores with a slider: exact at every edge, because an edge is where counts were taken."""
+
+import math
+from typing import Any
+
+from manifests.audit.visible import number, visible
+from manifests.report import charts
+from manifests.report.panel import Inquiry, Panel, named
+
+BINS = 40
+
+ABOUT = """SELECT count(*) AS scored, count(*) FILTER (NOT keep) AS dropped, count(*) FILTER (keep) AS kept, min(score) AS lo, max(score) AS hi,
+       min(threshold) AS lowest_limit, max(threshold) AS highest_limit, count(*) FILTER (NOT keep AND score > threshold) AS dropped_above,
+       count(*) FILTER (NOT keep AND score < threshold) AS dropped_below, count(*) FILTER (keep AND score > threshold) AS kept_above,
+       count(*) FILTER (keep AND score < threshold) AS kept_below, count(*) FILTER (NOT keep AND score = threshold) AS dropped_at,
+       count(*) FILTER (keep AND score = threshold) AS kept_at
+FROM {view} WHERE keep IS NOT NULL AND score IS NOT NULL AND threshold IS NOT NULL AND isfinite(score)"""
+
+COUNTED = """SELECT {round}((score - {limit}) / {width})::INT AS bin, count(*) FILTER (keep) AS kept, count(*) FILTER (NOT keep) AS dropped
+FROM {view} WHERE keep IS NOT NULL AND score IS NOT NULL AND threshold IS NOT NULL AND isfinite(score)
+GROUP BY ALL ORDER BY bin"""
+
+PAIRS = """SELECT {round}((score - {limit}) / {width})::INT AS bin, count(*) AS pairs
+FROM {view} WHERE isfinite(score)
+GROUP BY ALL ORDER BY bin"""
+
+EDGES = """SELECT min(score) AS lo, max(score) AS hi, count(*) AS pairs, bool_and(score = floor(score)) AS whole
+FROM {view} WHERE isfinite(score)"""
+
+
+def what_if(inquiry: Inquiry) -> Panel | None:
+    """One histogram a stage that compares a score with one limit; pairs down to the stage's floor where it kept its edges."""
+    blocks: list[dict[str, Any]] = []
+    for stage in inquiry.decisions:
+        view = inquiry.view(stage.id)
+        if view is None:
+            continue
+        about = inquiry.look_up(ABOUT.format(view=view))[0]
+        if not about["dropped"] or about["lowest_limit"] != about["highest_limit"] or not math.isfinite(about["lowest_limit"]):
+            continue
+        high = about["dropped_below"] == 0 and about["kept_above"] == 0
+        if not high and (about["dropped_above"] or about["kept_below"]):
+            continue  # its verdicts are no matter of one limit: no slider can say what another one would give
+        if about["dropped_at"] and about["kept_at"]:
+            continue
+        limit = float(about["lowest_limit"])
+        inclusive = about["dropped_at"] > 0 or about["kept_at"] == 0
+        edges = f"edges_{view[1:-1]}"
+        inquiry.ask(f"about_{stage.id}", ABOUT.format(view=view))
+        if inquiry.has(edges):
+            blocks += _pairs(inquiry, stage.id, named(edges), limit, high, inclusive)
+        else:
+            blocks += _rows(inquiry, stage.id, view, about, limit, high, inclusive)
+    if not blocks:
+        inquiry.take()
+        return None
+    answer = "Move a limit and read how many more, or fewer, would be dropped by that stage. Later stages are not replayed."
+    return Panel("what_if", "What if", "What if the threshold moved?", answer, blocks, inquiry.take())
+
+
+def _grid(lo: float, hi: float, limit: float, whole: bool) -> tuple[float, int, int]:
+    """(width, first edge, last edge) in steps from the limit, so that the limit itself is an edge."""
+    lo, hi = min(lo, limit), max(hi, limit)
+    width = charts.nice((hi - lo) / (BINS / 2)) if hi > lo else 1.0
+    width = max(1.0, width) if whole else width
+    return width, math.floor(round((lo - limit) / width, 9)) - 1, math.ceil(round((hi - limit) / width, 9)) + 1
+
+
+def _sides(counts: dict[int, dict[str, int]], names: tuple[str, ...], first: int, last: int, up: bool) -> dict[str, list[int]]:
+    """Counts by bin between edges first..last; `up`: a score on an edge belongs to the bin on its left (the query rounded up)."""
+    return {name: [counts.get(i + 1 if up else i, {}).get(name, 0) for i in range(first, last)] for name in names}
+
+
+def _rows(inquiry: Inquiry, stage: str, view: str, about: dict[str, Any], limit: float, high: bool, inclusive: bool) -> list[dict[str, Any]]:
+    width, first, last = _grid(float(about["lo"]), float(about["hi"]), limit, False)
+    up = high != inclusive
+    sql = COUNTED.format(view=view, limit=repr(limit), width=repr(width), round="ceil" if up else "floor")
+    counts = {row["bin"]: row for row in inquiry.ask(f"scores_of_{stage}", sql)}
+    series = _sides(counts, ("kept", "dropped"), first, last, up)
+    total = [a + b for a, b in zip(series["kept"], series["dropped"], strict=True)]
+    edges = [limit + i * width for i in range(first, last + 1)]
+    drawn = charts.histogram(edges, [("kept", series["kept"], "kept"), ("dropped", series["dropped"], "dropped")], f"Scores of {visible(stage, 60)}", line=limit)
+    return [_block(stage, drawn, edges, _beyond(total, high), -first, high, inclusive, "samples", bool(about["kept"]))]
+
+
+def _pairs(inquiry: Inquiry, stage: str, view: str, limit: float, high: bool, inclusive: bool) -> list[dict[str, Any]]:
+    about = inquiry.ask(f"edges_of_{stage}", EDGES.format(view=view))[0]
+    if not about["pairs"]:
+        return []
+    width, first, last = _grid(float(about["lo"]), float(about["hi"]), limit, bool(about["whole"]))
+    up = high != inclusive
+    sql = PAIRS.format(view=view, limit=repr(limit), width=repr(width), round="ceil" if up else "floor")
+    counts = {row["bin"]: row for row in inquiry.ask(f"pairs_of_{stage}", sql)}
+    total = _sides(counts, ("pairs",), first, last, up)["pairs"]
+    edges = [limit + i * width for i in range(first, last + 1)]
+    near = [n if (i >= -first) == high else 0 for i, n in enumerate(total)]
+    rest = [n - m for n, m in zip(total, near, strict=True)]
+    drawn = charts.histogram(edges, [("beyond the limit", rest, "kept"), ("within the limit", near, "dropped")], f"Pairs seen by {visible(stage, 60)}", line=limit)
+    return [_block(stage, drawn, edges, _beyond(total, high), -first, high, inclusive, "pairs", True)]
+
+
+def _beyond(total: list[int], high: bool) -> list[int]:
+    """For each edge: how many lie on the side that is dropped."""
+    return [sum(total[i:]) if high else sum(total[:i]) for i in range(len(total) + 1)]
+
+
+def _block(stage: str, svg: str, edges: list[float], gone: list[int], now: int, high: bool, inclusive: bool, unit: str, both: bool) -> dict[str, Any]:
+    sign = (">" if high else "<") + ("=" if inclusive else "")
+    notes = []
+    if unit == "pairs":
+        notes.append("Counted are pairs, down to the floor that the stage recorded. One sample can stand in many pairs, so samples move by at most as much.")
+    if not both:
+        notes.append("Only dropped samples have a score here: what a stricter limit would take cannot be read from it.")
+    shown = [{"limit": charts.short(e) if abs(e) >= 1e-9 else "0", "gone": n} for e, n in zip(edges, gone, strict=True)]
+    return {
+        "kind": "what_if", "stage": visible(stage, 60), "svg": svg, "now": now, "steps": shown, "sign": sign, "unit": unit, "notes": notes,
+        "rule": f"{visible(stage, 60)} drops {'a sample' if unit == 'samples' else 'one of a pair'} whose score is {sign} {number(edges[now])}",
+    }  # fmt: skip

@@ -1,0 +1,82 @@
+"""Run the probes of a list of tasks on one checkpoint."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from manifests.errors import Refusal
+from manifests.signature import load
+from pretrain.tables import TASKS
+from pretrain.transfer.features import Encoder, Features, features, open_encoder, pool_pictures
+
+SCHEMA = pa.schema([("task", pa.string()), ("sample_uid", pa.string()), ("value", pa.float64()), ("cluster", pa.string())])
+STATISTICS = 2048  # training pictures that set an untrained net's statistics
+
+
+def transfer(
+    checkpoint: Path | str, tasks: list[dict[str, Any]], *, device: Literal["auto", "cpu", "cuda", "mps"] = "auto", seed: int = 0
+) -> pa.Table:
+    """One row a task and test sample: task, sample_uid, value, cluster (null); rows by task, then uid.
+
+    Probes choose on a stratified fifth of train, fit on all of it and read test once. The schema's metadata hold, a task, what was chosen (`keepset.chosen`, JSON).
+
+    checkpoint   a folder of `pretrain train`; or an anchor: untrained:<backbone>@<resolution>?seed=N, pixels:<side> (centred)
+    tasks        {name, train: POOL, test: POOL, probe: knn or linear}
+    device       of the backbone
+    seed         of an untrained backbone that names none
+    Errors       [bad-value], [unknown-parameter] for a task that is none; [no-such-file]; [missing-label]
+    """
+    for task in tasks:
+        check_task(task)
+    if not str(checkpoint).startswith("pixels:"):
+        from pretrain.backbones import pick_device
+
+        device = pick_device(device)
+    encoder = open_encoder(str(checkpoint), device, seed)
+    known: dict[str, Features] = {}
+    tables, chosen = [], {}
+    for task in tasks:
+        train, test = _features(encoder, task, known)
+        scores = load(f"transfer.{task['probe']}", "pretrain")(train, test)
+        chosen[task["name"]] = {"probe": task["probe"], "mean": float(scores.value.mean()), "num_train": len(train), "num_test": len(test), **scores.chosen}
+        columns = [pa.array([task["name"]] * len(test)), pa.array(test.uid.tolist(), pa.string()), pa.array(scores.value), pa.nulls(len(test), pa.string())]
+        tables.append(pa.table(columns, schema=SCHEMA))
+    return pa.concat_tables(tables or [SCHEMA.empty_table()]).replace_schema_metadata({"keepset.chosen": json.dumps(chosen)})
+
+
+def check_task(task: dict[str, Any]) -> None:
+    """Raises `Refusal` where `task` is not {name, train, test, probe}."""
+    keys = {"name", "train", "test", "probe"}
+    where = f"task {task.get('name', '?')}"
+    for name in sorted(set(task) - keys):
+        raise Refusal("unknown-parameter", where, f"has no parameter {name!r}", f"its parameters: {', '.join(sorted(keys))}")
+    for name in sorted(keys - set(task)):
+        raise Refusal("bad-value", where, f"{name!r} is missing", f"a task has {', '.join(sorted(keys))}")
+    if task["probe"] not in TASKS:
+        raise Refusal("bad-value", f"{where}: probe", f"{task['probe']!r} is no probe", f"it takes one of {', '.join(TASKS)}")
+
+
+def _features(encoder: Encoder, task: dict[str, Any], known: dict[str, Features]) -> tuple[Features, Features]:
+    train, test = str(task["train"]), str(task["test"])
+    if encoder.prepare is not None:  # statistics are those of this task's training pictures, so nothing is shared between tasks
+        encoder.prepare(_first(train, encoder.side))
+        return features(encoder, train), features(encoder, test)
+    for pool in (train, test):
+        if pool not in known:
+            known[pool] = features(encoder, pool)
+    if not encoder.centred:
+        return known[train], known[test]
+    mean = known[train].z.mean(0, dtype=np.float64).astype(np.float32)
+    return tuple(Features(known[pool].z - mean, known[pool].label, known[pool].uid) for pool in (train, test))  # type: ignore[return-value]
+
+
+def _first(pool: str, side: int) -> np.ndarray:
+    found: list[np.ndarray] = []
+    for _, _, pictures in pool_pictures(pool, side):
+        found.append(pictures)
+        if sum(map(len, found)) >= STATISTICS:
+            break
+    return np.concatenate(found)[:STATISTICS]

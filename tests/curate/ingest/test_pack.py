@@ -1,0 +1,159 @@
+"""The layout of a packed pool: the same bytes each time, resumed after a crash, re-packed only where the source changed."""
+
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from curate.ingest.ingest import ingest
+from curate.ingest.pack import LAYOUT
+from manifests import publish
+from manifests.errors import Refusal
+from manifests.publish import published_digest
+from manifests.shards.index import index_shard, uids
+from manifests.shards.pool_yaml import open_pool
+from tests.curate.ingest.pictures import files, members, picture, put, sidecar
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone."""
+
+
+@pytest.fixture
+def source(tmp_path):
+    for i in range(23):
+        put(tmp_path / "src" / f"{'ab'[i % 2]}" / f"{i:02d}.png", picture(i))
+    return tmp_path / "src"
+
+
+def run(source, to, per_shard=5):
+    return ingest(str(source), to=to, samples_per_shard=per_shard, quiet=True)
+
+
+def test_the_layout(source, tmp_path):
+    summary = run(source, tmp_path / "pool")
+    assert (summary["samples"], summary["shards"], summary["shards_packed"]) == (23, 5, 5)
+    assert [s.id for s in open_pool(tmp_path / "pool").shards] == [f"shards/{i:05d}" for i in range(5)]
+    assert json.loads((tmp_path / "pool" / "shards" / "sizes.json").read_text()) == {
+        "00000.tar": 5,
+        "00001.tar": 5,
+        "00002.tar": 5,
+        "00003.tar": 5,
+        "00004.tar": 3,
+    }
+    with tarfile.open(tmp_path / "pool" / "shards" / "00000.tar") as tar:
+        assert {(m.mtime, m.uid, m.gid, m.mode, m.uname, m.gname) for m in tar} == {(0, 0, 0, 0o644, "", "")}
+    assert sum(p.stat().st_size for p in (tmp_path / "pool" / "shards").glob("*.tar")) == summary["bytes"]
+    assert json.loads((tmp_path / "pool" / "ingest.json").read_text())["finished"] is True
+
+
+def test_rows_beside_a_tar_stand_in_its_order_and_uids_are_unique(source, tmp_path):
+    run(source, tmp_path / "pool")
+    seen: dict = {}
+    every = [uids(index_shard(shard).table, seen)[0] for shard in open_pool(tmp_path / "pool").shards]
+    assert len({u for part in every for u in part}) == 23
+    assert sidecar(tmp_path / "pool")["key"].to_pylist() == [name.rsplit(".", 1)[0] for name in members(tmp_path / "pool") if name.endswith(".png")]
+
+
+def test_the_same_source_gives_the_same_bytes(source, tmp_path):
+    run(source, tmp_path / "one")
+    for path in source.rglob("*.png"):
+        os.utime(path, (1, 1))  # another copy of the source has other times
+    run(source, tmp_path / "two")
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+def test_a_second_run_packs_nothing(source, tmp_path, monkeypatch):
+    run(source, tmp_path / "pool")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "pool" / "shards").glob("0*")}
+    assert run(source, tmp_path / "pool")["shards_packed"] == 0
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_a_changed_picture_packs_its_shard_again_and_no_other(source, tmp_path):
+    run(source, tmp_path / "pool")
+    put(source / "a" / "12.png", picture(99))
+    assert run(source, tmp_path / "pool")["shards_packed"] == 1
+    assert members(tmp_path / "pool")["a_12.png"] == picture(99)
+    run(source, tmp_path / "fresh")
+    assert files(tmp_path / "pool") == files(tmp_path / "fresh")
+
+
+def test_a_smaller_source_leaves_no_shard_behind(source, tmp_path):
+    run(source, tmp_path / "pool")
+    for i in range(1, 23, 2):
+        (source / "b" / f"{i:02d}.png").unlink()
+    summary = run(source, tmp_path / "pool")
+    assert (summary["samples"], summary["shards"]) == (12, 3)
+    run(source, tmp_path / "fresh")
+    assert files(tmp_path / "pool") == files(tmp_path / "fresh")
+    assert len(open_pool(tmp_path / "pool").shards) == 3
+
+
+@pytest.mark.parametrize("spoil", ["truncate", "remove", "remove sidecar", "other sidecar", "no memory"])
+def test_a_spoilt_shard_is_packed_again(source, tmp_path, spoil):
+    pool = tmp_path / "pool"
+    run(source, pool)
+    whole = files(pool)
+    tar, beside = pool / "shards" / "00001.tar", pool / "shards" / "00001.parquet"
+    if spoil == "truncate":
+        os.truncate(tar, 700)
+    elif spoil == "remove":
+        tar.unlink()
+    elif spoil == "remove sidecar":
+        beside.unlink()
+    elif spoil == "other sidecar":
+        beside.write_bytes((pool / "shards" / "00002.parquet").read_bytes())
+    else:
+        (pool / "cache" / "ingest" / "00001.json").unlink()
+    assert run(source, pool)["shards_packed"] == 1
+    assert files(pool) == whole
+
+
+@pytest.mark.parametrize("moment", ["before", "half", "written", "renamed"])
+@pytest.mark.parametrize("kill_at", [0, 4, 8, 16])
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(source, tmp_path, monkeypatch, moment, kill_at):
+    run(source, tmp_path / "undisturbed")
+    count = 0
+
+    def kill(name: str, path: Path) -> None:
+        nonlocal count
+        if name == moment:
+            count += 1
+            if count > kill_at:
+                raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "moment", kill)
+        with pytest.raises(Killed):
+            run(source, tmp_path / "pool")
+    whole = len(list((tmp_path / "pool" / "cache" / "ingest").glob("*.json"))) if (tmp_path / "pool" / "cache").exists() else 0
+    assert run(source, tmp_path / "pool")["shards_packed"] <= 5 - whole
+    assert files(tmp_path / "pool") == files(tmp_path / "undisturbed")
+
+
+def test_another_source_or_a_foreign_folder_is_refused(source, tmp_path):
+    run(source, tmp_path / "pool")
+    other = put(tmp_path / "other" / "1.png", picture(1)).parent
+    with pytest.raises(Refusal, match=r"holds a pool made from .*src.*\[bad-value\]"):
+        run(other, tmp_path / "pool")
+    put(tmp_path / "mine" / "letter.txt", b"dear")
+    with pytest.raises(Refusal, match=r"is not empty.*\[bad-value\]"):
+        run(source, tmp_path / "mine")
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+    with pytest.raises(Refusal, match=r"--samples-per-shard.*\[bad-value\]"):
+        run(source, tmp_path / "new", per_shard=0)
+
+
+def test_the_digest_in_the_footer_tells_what_the_shard_holds(source, tmp_path):
+    assert LAYOUT == 1
+    run(source, tmp_path / "pool")
+    before = published_digest(tmp_path / "pool" / "shards" / "00000.parquet")
+    put(source / "a" / "00.png", picture(77))
+    run(source, tmp_path / "pool")
+    after = published_digest(tmp_path / "pool" / "shards" / "00000.parquet")
+    assert before is not None
+    assert after is not None
+    assert before != after

@@ -1,0 +1,235 @@
+"""Vectors and columns made elsewhere land on the right rows, whoever laid them out and in whatever order."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from curate.attach import attach
+from curate.ingest.ingest import ingest
+from manifests.errors import Refusal
+from manifests.shards.index import index_shard, uids
+from manifests.shards.pool_yaml import open_pool
+from manifests.strict_yaml import read_yaml
+from manifests.vectors.store import Vectors, valid_rows
+from tests.curate.ingest.pictures import picture, put
+from tests.curate.ingest.test_shards import img2dataset
+
+N = 11
+
+
+@pytest.fixture
+def pool(tmp_path):
+    for i in range(N):
+        put(tmp_path / "src" / f"{'ab'[i % 2]}" / f"{i:02d}.png", picture(i))
+    ingest(str(tmp_path / "src"), to=tmp_path / "pool", samples_per_shard=4, quiet=True)
+    return tmp_path / "pool"
+
+
+def names(pool):
+    """uid, key and path of every row of the pool in its order."""
+    seen, found = {}, {"uid": [], "key": [], "path": [], "source_uid": []}
+    for shard in open_pool(pool).shards:
+        table = index_shard(shard).table
+        found["uid"] += [u.decode() for u in uids(table, seen)[0]]
+        for name in ("key", "path", "source_uid"):
+            found[name] += table[name].to_pylist() if name in table.column_names else []
+    return found
+
+
+def attached_rows(pool, name, column):
+    return [v for s in open_pool(pool).shards for v in pq.read_table(pool / "attached" / name / s.source / f"{s.name}.parquet")[column].to_pylist()]
+
+
+def attached_vectors(pool, name):
+    paths = [pool / "attached" / name / s.source / f"{s.name}.arrow" for s in open_pool(pool).shards]
+    vectors = Vectors.open(paths)
+    return vectors.take(np.arange(len(vectors))), np.concatenate([valid_rows(p) for p in paths])
+
+
+def unit(array):
+    return array / np.linalg.norm(array, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("on", ["uid", "key", "path"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_columns_joined_by_any_name_in_any_order(pool, tmp_path, on, kind):
+    ids = names(pool)[on]
+    order = np.random.default_rng(3).permutation(N)[:8]
+    rows = [{on: ids[i], "aesthetic": float(i) / 2, "who": f"p{i}"} for i in order] + [{on: "f" * 32, "aesthetic": 9.0, "who": "nobody"}]
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    elif kind == "csv":
+        put(tmp_path / "t.csv", (f"{on},aesthetic,who\n" + "\n".join(",".join(map(str, r.values())) for r in rows)).encode())
+    else:
+        put(tmp_path / "t.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    summary = attach(pool, tmp_path / f"t.{kind}", name="scores", quiet=True)
+    assert (summary["matched"], summary["unmatched_in_pool"], summary["unmatched_in_table"]) == (8, 3, 1)
+    assert attached_rows(pool, "scores", "aesthetic") == [i / 2 if i in order else None for i in range(N)]
+    assert attached_rows(pool, "scores", "who") == [f"p{i}" if i in order else None for i in range(N)]
+    assert open_pool(pool).attached == ({"name": "scores", "kind": "columns", "columns": {"aesthetic": "double", "who": "string"}},)
+
+
+def test_pool_yaml_keeps_all_else_and_a_name_stands_once(pool, tmp_path):
+    before = read_yaml((pool / "pool.yaml").read_bytes(), "", "bad-pool")
+    for values in ([1] * N, [2] * N):
+        pq.write_table(pa.table({"key": names(pool)["key"], "v": values}), tmp_path / "t.parquet")
+        attach(pool, tmp_path / "t.parquet", name="x", quiet=True)
+    after = read_yaml((pool / "pool.yaml").read_bytes(), "", "bad-pool")
+    assert len(after.pop("attached")) == 1
+    assert after == before
+    assert attached_rows(pool, "x", "v") == [2] * N
+
+
+def test_a_second_run_writes_nothing_and_gives_the_same(pool, tmp_path):
+    pq.write_table(pa.table({"key": names(pool)["key"], "v": range(N)}), tmp_path / "t.parquet")
+    first = attach(pool, tmp_path / "t.parquet", name="x", quiet=True)
+    times = {p: p.stat().st_mtime_ns for p in (pool / "attached").rglob("*.parquet")}
+    assert attach(pool, tmp_path / "t.parquet", name="x", quiet=True) == first
+    assert {p: p.stat().st_mtime_ns for p in times} == times
+
+
+def test_npy_is_row_for_row_and_scaled_to_length_one(pool, tmp_path):
+    array = np.random.default_rng(0).normal(size=(N, 6)).astype(np.float32) * 50
+    array[2], array[5, 3], array[7, 0] = 0, np.nan, np.inf
+    np.save(tmp_path / "v.npy", array)
+    summary = attach(pool, tmp_path / "v.npy", name="clip", quiet=True)
+    found, valid = attached_vectors(pool, "clip")
+    good = [i for i in range(N) if i not in (2, 5, 7)]
+    assert np.flatnonzero(valid).tolist() == good
+    np.testing.assert_allclose(found[good], unit(array[good]), atol=1e-3)
+    assert (summary["null_vectors"], summary["scaled_to_length_one"], summary["columns"]) == (3, True, {"clip": "float16[6]"})
+    assert open_pool(pool).attached[0]["kind"] == "vectors"
+
+
+def test_vectors_in_a_list_column(pool, tmp_path):
+    array = np.random.default_rng(1).normal(size=(N, 4))
+    order = np.random.default_rng(2).permutation(N)
+    lists = [None if i == 4 else array[i].tolist() for i in order]
+    pq.write_table(pa.table({"path": [names(pool)["path"][i] for i in order], "emb": lists, "note": ["n"] * N}), tmp_path / "t.parquet")
+    attach(pool, tmp_path / "t.parquet", name="emb", vectors="emb", quiet=True)
+    found, valid = attached_vectors(pool, "emb")
+    assert np.flatnonzero(~valid).tolist() == [4]
+    np.testing.assert_allclose(found[valid], unit(array[valid]), atol=1e-3)
+
+
+def test_a_clip_retrieval_folder_is_read_in_the_order_of_its_numbers(pool, tmp_path):
+    array = np.random.default_rng(1).normal(size=(N, 4)).astype(np.float16)
+    order, cuts = np.random.default_rng(2).permutation(N), [0, 2, 3, N]
+    for number, (a, b) in zip((0, 2, 10), zip(cuts, cuts[1:], strict=False), strict=True):
+        rows = order[a:b]
+        for folder in ("img_emb", "metadata"):
+            (tmp_path / "cr" / folder).mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "cr" / "img_emb" / f"img_emb_{number}.npy", array[rows])
+        pq.write_table(
+            pa.table({"image_path": [names(pool)["key"][i] for i in rows], "caption": ["c"] * len(rows)}),
+            tmp_path / "cr" / "metadata" / f"metadata_{number}.parquet",
+        )
+    summary = attach(pool, tmp_path / "cr", name="clip", quiet=True)
+    found, valid = attached_vectors(pool, "clip")
+    assert valid.all()
+    assert summary["matched"] == N
+    np.testing.assert_allclose(found, unit(array.astype(float)), atol=1e-3)
+
+
+def test_datacomp_metadata_by_source_uid(tmp_path):
+    img2dataset(tmp_path / "dc" / "shards", uid=True)
+    ingest(str(tmp_path / "dc"), to=tmp_path / "pool", quiet=True)
+    uid = names(tmp_path / "pool")["source_uid"]
+    array = np.random.default_rng(1).normal(size=(len(uid) + 2, 4)).astype(np.float16)
+    every = [*uid[::-1], "e" * 32, "d" * 32]  # DataComp's metadata also names samples that could not be downloaded
+    (tmp_path / "meta").mkdir()
+    for part, rows in enumerate((slice(0, 3), slice(3, None))):
+        table = pa.table(
+            {
+                "uid": every[rows],
+                "text": ["t"] * len(every[rows]),
+                "url": ["u"] * len(every[rows]),
+                "clip_l14_similarity_score": np.arange(len(every))[rows] / 10,
+            }
+        )
+        pq.write_table(table, tmp_path / "meta" / f"{part:032x}.parquet")
+        np.savez(tmp_path / "meta" / f"{part:032x}.npz", l14_img=array[rows], l14_txt=-array[rows])
+    scores = attach(tmp_path / "pool", tmp_path / "meta", name="datacomp", columns=["clip_l14_similarity_score"], quiet=True)
+    assert (scores["matched"], scores["unmatched_in_pool"], scores["unmatched_in_table"]) == (len(uid), 0, 2)
+    assert attached_rows(tmp_path / "pool", "datacomp", "clip_l14_similarity_score") == [(len(uid) - 1 - i) / 10 for i in range(len(uid))]
+    attach(tmp_path / "pool", tmp_path / "meta", name="l14", vectors="l14_img", quiet=True)
+    found, _ = attached_vectors(tmp_path / "pool", "l14")
+    np.testing.assert_allclose(found, unit(array[: len(uid)][::-1].astype(float)), atol=1e-3)
+    one = attach(tmp_path / "pool", tmp_path / "meta" / f"{0:032x}.npz", name="half", vectors="l14_txt", quiet=True)
+    assert one["matched"] == 3
+    rest = attach(tmp_path / "pool", tmp_path / "meta", name="all_columns", quiet=True)
+    assert set(rest["columns_left_out"]) == {"url", "clip_l14_similarity_score"}
+    assert [a["name"] for a in open_pool(tmp_path / "pool").attached] == ["datacomp", "l14", "half", "all_columns"]
+
+
+def test_not_finite_becomes_null_and_truth_passes(pool, tmp_path):
+    pq.write_table(pa.table({"key": names(pool)["key"][:3], "v": [np.nan, np.inf, 1.0], "truth_z": [True, None, False]}), tmp_path / "t.parquet")
+    attach(pool, tmp_path / "t.parquet", name="x", quiet=True)
+    assert attached_rows(pool, "x", "v")[:3] == [None, None, 1.0]
+    assert attached_rows(pool, "x", "truth_z")[:3] == [True, None, False]
+
+
+def test_a_key_under_another_name(pool, tmp_path):
+    pq.write_table(pa.table({"file": names(pool)["path"], "v": range(N)}), tmp_path / "t.parquet")
+    assert attach(pool, tmp_path / "t.parquet", name="x", key="file=path", quiet=True)["matched"] == N
+
+
+def test_a_name_that_stands_for_two_samples_is_refused(tmp_path):
+    from tests.curate.ingest.test_shards import tar
+
+    for i in range(2):
+        tar(tmp_path / "set" / f"{i}.tar", [("same.png", picture(i)), (f"other{i}.png", picture(i))])
+    ingest(str(tmp_path / "set"), to=tmp_path / "pool", quiet=True)
+    pq.write_table(pa.table({"key": ["other0", "other1"], "v": [1, 2]}), tmp_path / "fine.parquet")
+    assert attach(tmp_path / "pool", tmp_path / "fine.parquet", name="x", quiet=True)["matched"] == 2
+    pq.write_table(pa.table({"key": ["same", "other1"], "v": [1, 2]}), tmp_path / "t.parquet")
+    with pytest.raises(Refusal, match=r"'same' is the 'key' of 2 samples.*Join by uid.*\[bad-value\]"):
+        attach(tmp_path / "pool", tmp_path / "t.parquet", name="x", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        ({"key": ["a_00", "a_00"], "v": [1, 2]}, {}, r"stand twice in 'key', the first 'a_00'.*\[bad-value\]"),
+        ({"key": ["no", "nope"], "v": [1, 2]}, {}, r"no 'key' of the table is the 'key' of a sample.*--key.*\[bad-value\]"),
+        ({"file": ["a"], "v": [1]}, {}, r"no column that names samples; its columns: file, v.*\[unknown-column\]"),
+        ({"key": ["a_00"], "v": [1]}, {"key": "nokey"}, r"no column 'nokey'.*\[unknown-column\]"),
+        ({"key": ["a_00"], "v": [1]}, {"key": "key=nothing"}, r"the pool has no column 'nothing'.*\[unknown-column\]"),
+        ({"key": ["a_00"], "v": [1]}, {"vectors": "emb"}, r"no column 'emb'.*\[unknown-column\]"),
+        ({"key": ["a_00"], "v": [1]}, {"columns": ["w"]}, r"no 'w'.*\[unknown-column\]"),
+        ({"key": ["a_00"], "path": ["p"], "label": [1]}, {"columns": ["label"]}, r"a column 'label' already.*\[bad-value\]"),
+        ({"key": ["a_00"]}, {}, r"no column is left.*\[bad-value\]"),
+        ({"key": ["a_00"], "v": [1]}, {"name": "no name"}, r"--name.*\[bad-value\]"),
+        ({"key": ["a_00", "b_01"], "e": [[1.0], [1.0, 2.0]]}, {"vectors": "e"}, r"differ in length.*\[bad-value\]"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line_and_changes_nothing(pool, tmp_path, columns, options, message):
+    before = (pool / "pool.yaml").read_bytes()
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(Refusal, match=message) as error:
+        attach(pool, tmp_path / "t.parquet", **{"name": "x", "quiet": True, **options})
+    assert "\n" not in str(error.value)
+    assert (pool / "pool.yaml").read_bytes() == before
+    assert not list(pool.rglob("attached/**/*.parquet"))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.ones((3, 4), np.float32), np.ones((N, 2, 2), np.float32), np.ones((N, 4), int), np.array([{}] * N, object)],
+    ids=["rows", "3-d", "int", "pickle"],
+)
+def test_an_npy_that_does_not_fit_is_refused(pool, tmp_path, array):
+    np.save(tmp_path / "v.npy", array, allow_pickle=True)
+    with pytest.raises(Refusal, match=r"\[bad-value\]"):
+        attach(pool, tmp_path / "v.npy", name="x", quiet=True)
+
+
+def test_a_bare_shard_has_no_place_for_it(pool, tmp_path):
+    put(tmp_path / "t.csv", b"key,v\na_00,1\n")
+    with pytest.raises(Refusal, match=r"no pool.yaml of its own.*\[bad-pool\]"):
+        attach(str(pool / "shards" / "00000.tar"), tmp_path / "t.csv", name="x", quiet=True)
+    with pytest.raises(Refusal, match=r"\[no-such-file\]"):
+        attach(pool, tmp_path / "gone.csv", name="x", quiet=True)
