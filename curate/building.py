@@ -38,6 +38,7 @@ class Options:
     workers: int
     device: str
     memory: int
+    events: Path
     quiet: bool = False
     recheck: bool = False
 
@@ -76,7 +77,7 @@ def build(
     if not description.shards:
         raise Refusal("empty-pool", resolved.pool, "has no shards", "at least one")
     check_columns(resolved, description)
-    options = Options(workers or default_workers(), resolve_device(device), memory_bytes(memory), quiet, recheck)
+    options = Options(workers or default_workers(), resolve_device(device), memory_bytes(memory), Path(out) / "events.jsonl", quiet, recheck)
     root = Path(out)
     with locked(root):
         _refuse_foreign(root)
@@ -185,7 +186,7 @@ def measure_pool(recipe: Recipe, pool: PoolDescription, root: Path, options: Opt
             break
         tasks = [MeasureTask(s, root, stages, results[s.id].input_digest if device else known.get(s.id), options.device if device else "cpu", pool.classes) for s in pool.shards]
         what = f"{pool.name}: " + (", ".join(s.id.removeprefix("measure.") for s in stages) if stages else "index")
-        with Progress(what, len(tasks), "shards", root / "events.jsonl", options.quiet) as progress:
+        with Progress(what, len(tasks), "shards", options.events, options.quiet) as progress:
             for result in map_tasks(measure_shard, tasks, workers=1 if device else options.workers):
                 results[result.shard] = result
                 progress.advance()

@@ -77,7 +77,7 @@ def _write_shards(frame: Frame, files: list[Path], order: np.ndarray, out_shard:
         tasks.append(ShardTask(folder / f"{number:05d}.tar", rows, urls, digest(made_of, number)))
     sizes: dict[str, int] = {}
     outputs: list[Path] = []
-    with Progress("writing shards", len(order), "samples", root / "events.jsonl", options.quiet) as progress:
+    with Progress("writing shards", len(order), "samples", options.events, options.quiet) as progress:
         for task, written in zip(tasks, map_tasks(write_shard_task, tasks, workers=options.workers), strict=True):
             sizes[task.path.name] = written
             outputs += [task.path, task.path.with_suffix(".parquet")]

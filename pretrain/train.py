@@ -55,6 +55,20 @@ def laid_over(config: dict[str, Any], overrides: dict[str, Any]) -> dict[str, An
     return merged
 
 
+def read_overrides(settings: list[str]) -> dict[str, Any]:
+    """`["optimizer.lr=0.1", "seed=2"]` as nested mappings; values are read as YAML. Raises `Refusal` [bad-value]."""
+    merged: dict[str, Any] = {}
+    for setting in settings:
+        path, separator, value = setting.partition("=")
+        if not separator or not all(path.split(".")):
+            raise Refusal("bad-value", "--set", f"{setting!r} sets nothing", "KEY=VALUE, and KEY.SUB=VALUE inside a mapping")
+        nested: Any = read_yaml(value, f"--set {path}", "bad-value")
+        for name in reversed(path.split(".")):
+            nested = {name: nested}
+        merged = laid_over(merged, nested)
+    return merged
+
+
 def training(
     quiet: bool = False,
     *,

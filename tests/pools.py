@@ -81,7 +81,9 @@ def turns(pixels: np.ndarray) -> list[np.ndarray]:
 def picture_pool(payloads: Sequence[bytes], **more: Any) -> Pool:
     """A pool of pictures with the columns pixels_hash, phash_views and num_pixels, as the measures write them."""
     batch = Batch(list(payloads))
-    columns = {"pixels_hash": exact_hash(batch)["pixels_hash"], "phash_views": perceptual_hash(batch)["phash_views"]}
+    columns = {"pixels_hash": np.zeros((0, 16), np.uint8), "phash_views": np.zeros((0, 64), np.uint8)}
+    if payloads:
+        columns = {"pixels_hash": exact_hash(batch)["pixels_hash"], "phash_views": perceptual_hash(batch)["phash_views"]}
     sizes = [int(np.prod(decode(p).shape[:2])) for p in payloads]
     return pool_of(payloads=payloads, num_pixels=pa.array(sizes, pa.int64()), **columns, **more)
 

@@ -33,7 +33,7 @@ LAYOUT = 1  # raised when the same samples would be packed into other bytes
 FAULT = "ingest_fault"  # column: why a sample's bytes could not be read; its member is then empty
 INDEXED = ("key", "caption", "uid", "source_uid", "label", "label_name")  # sidecar columns that go into columns of the index
 NAMES = (RESERVED | {"text", FAULT}) - {"uid", "source_uid"}  # not for a pool's own columns; its uids become source_uid
-SAFE_KEY = re.compile(rb"[A-Za-z0-9_-]{1,90}")
+SAFE_KEY = re.compile(rb"(?!__)[A-Za-z0-9_-]{1,90}")
 MAGIC = (  # first bytes of the pictures that are recognised without an extension
     (re.compile(rb"\xff\xd8\xff"), "jpg"),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "png"),
@@ -115,7 +115,7 @@ def keys_of(paths: Sequence[bytes]) -> list[str]:
 
 
 def _hashed(plain: bytes, path: bytes) -> str:
-    text = re.sub(r"[^A-Za-z0-9_-]", "_", plain.decode("utf-8", "replace"))[:79]
+    text = re.sub(r"^_+|[^A-Za-z0-9_-]", "_", plain.decode("utf-8", "replace"))[:79]
     return f"{text}-{hashlib.sha256(path).hexdigest()[:10]}"
 
 
@@ -212,9 +212,9 @@ def _shard(samples: Samples, rows: range, to: Path, name: str, progress: Progres
             suffix = samples.suffixes[i] or picture_suffix(data[:16]) or "jpg"
             for ending, body in ((suffix, data), *_text_members(samples, i)):
                 members.append([f"{samples.keys[i]}.{ending}", hashlib.sha256(body).hexdigest()])
-                _member(file, members[-1][0], body)
+                file.write(_header(members[-1][0], len(body)) + body + bytes(-len(body) % 512))
             progress.advance()
-        file.write(b"\0" * 1024)
+        file.write(bytes(1024))
 
     memory.unlink(missing_ok=True)  # from here until the end the tar may be newer than what is remembered of it
     publish(tar, write)
@@ -233,12 +233,10 @@ def _text_members(samples: Samples, i: int) -> list[tuple[str, bytes]]:
     return found + ([("cls", str(label).encode())] if label is not None else [])
 
 
-def _member(file: IO[bytes], name: str, body: bytes) -> None:
+def _header(name: str, size: int) -> bytes:
     header = tarfile.TarInfo(name)  # mtime 0, mode 0644, owner 0: the same bytes whenever and by whomever it is packed
-    header.size = len(body)
-    file.write(header.tobuf(tarfile.PAX_FORMAT))
-    file.write(body)
-    file.write(b"\0" * (-len(body) % 512))
+    header.size = size
+    return header.tobuf(tarfile.PAX_FORMAT)
 
 
 def _table_digest(table: pa.Table) -> str:

@@ -24,4 +24,4 @@ def where(pool: Pool, *, keep: Expression) -> Verdicts:
     """
     holds = evaluate(keep, pool.table, "keep.where: keep")
     said_no = np.asarray(holds.fill_null(True).to_numpy(zero_copy_only=False) == np.False_)
-    return Verdicts(keep=~said_no | pool.fixed, reason="where", columns={"where_holds": holds})
+    return Verdicts(keep=~said_no | pool.fixed, reason="where", columns={"where_holds": holds}, unjudged=np.asarray(holds.is_null()))

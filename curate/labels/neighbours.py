@@ -63,7 +63,7 @@ def neighbours(
         threshold = lowest if limit is None else max(limit, lowest)
     return Verdicts(
         keep=kept | pool.fixed | ~is_judged, reason="outvoted", score=np.where(is_judged, share, np.nan), threshold=threshold,
-        columns={"neighbours_share": pa.array(share, pa.float64(), mask=~is_judged)},
+        columns={"neighbours_share": pa.array(share, pa.float64(), mask=~is_judged)}, unjudged=~is_judged,
     )  # fmt: skip
 
 

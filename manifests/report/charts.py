@@ -115,11 +115,11 @@ def forest(rows: Sequence[dict[str, Any]], title: str) -> str:
     for i in range(-2, 3):
         kind = "zero" if i == 0 else "grid"
         body += f'<line class="{kind}" x1="{spot(i * step)}" x2="{spot(i * step)}" y1="0" y2="{height - 22}"/>'
-        body += text(spot(i * step), height - 6, f"{i * step:+.3g}" if i else "0", "middle", "faint")
+        body += text(spot(i * step), height - 6, f"{i * step:+.3g}".replace("-", "−") if i else "0", "middle", "faint")
     for i, row in enumerate(rows):
         y = i * line + 32
         kind = WORDS.get(row["word"], "quarantined")
-        numbers = f"{row['word']}, {100 * row['diff']:+.1f} [{100 * row['lo']:+.1f}, {100 * row['hi']:+.1f}]"
+        numbers = f"{row['word']}, {100 * row['diff']:+.1f} [{100 * row['lo']:+.1f}, {100 * row['hi']:+.1f}]".replace("-", "−")
         body += text("0", y - 14, row["label"], kind="strong" if row["strong"] else "") + text("100%", y - 14, numbers, "end", f"word {kind}")
         body += f'<line class="interval {kind} {"strong" if row["strong"] else ""}" x1="{spot(100 * row["lo"])}" x2="{spot(100 * row["hi"])}" y1="{y}" y2="{y}"/>'
         body += f'<svg class="mark {kind}" x="{spot(100 * row["diff"])}" y="{y}" overflow="visible">{MARKS[kind]}</svg>'

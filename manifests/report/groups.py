@@ -25,17 +25,17 @@ HITS = """SELECT uid, key, status, drop_stage, drop_reason, score, threshold, wi
 FROM ledger WHERE witness_pool IS NOT NULL
 QUALIFY row_number() OVER (PARTITION BY witness_pool, drop_reason ORDER BY uid) <= 4 ORDER BY witness_pool, drop_reason, uid LIMIT 24"""
 
-# name, condition over `samples`, order (worst first), what it means; {m} is the pool's median of the column
+# name, column, condition over `samples`, where {x} is a factor of the pool's median, of white, or of one; order (worst first), what it means
 RULES = [
-    ("blurred", "blur", "blur < 0.05 * {m}", "blur", "sharpness below a twentieth of the pool's median"),
-    ("dark", "brightness", "brightness < 0.1 * {white}", "brightness", "mean brightness below a tenth of white"),
-    ("bright", "brightness", "brightness > 0.93 * {white}", "brightness DESC", "mean brightness above 93 % of white"),
-    ("flat", "contrast", "contrast < 0.03 * {white}", "contrast", "hardly any contrast: blank or nearly so"),
-    ("noisy", "noise", "noise > 0.9", "noise DESC", "neighbouring pixels differ as much as the whole picture does"),
-    ("tiny", "num_pixels", "num_pixels * 16 < {m}", "num_pixels", "less than a sixteenth of the pool's median pixels"),
-    ("odd shape", "width", "greatest(width, height) > 3 * least(width, height)", "least(width, height) / greatest(width, height)", "one side more than three times the other"),
-    ("animated", "is_animated", "is_animated", "uid", "more than one frame; only the first is used"),
-    ("turned by EXIF", "orientation", "orientation > 1", "uid", "a reader that ignores EXIF sees it turned"),
+    ("blurred", "blur", "blur < {x}", 0.05, "median", "blur", "sharpness below a twentieth of the pool's median"),
+    ("dark", "brightness", "brightness < {x}", 0.1, "white", "brightness", "mean brightness below a tenth of white"),
+    ("bright", "brightness", "brightness > {x}", 0.93, "white", "brightness DESC", "mean brightness above 93 % of white"),
+    ("flat", "contrast", "contrast < {x}", 0.03, "white", "contrast", "hardly any contrast: blank or nearly so"),
+    ("noisy", "noise", "noise > {x}", 0.9, "one", "noise DESC", "neighbouring pixels differ as much as the whole picture does"),
+    ("tiny", "num_pixels", "num_pixels < {x}", 0.0625, "median", "num_pixels", "less than a sixteenth of the pool's median pixels"),
+    ("odd shape", "width", "greatest(width, height) > {x} * least(width, height)", 3, "one", "least(width, height) / greatest(width, height)", "one side more than three times the other"),
+    ("animated", "is_animated", "is_animated", 0, "one", "uid", "more than one frame; only the first is used"),
+    ("turned by EXIF", "orientation", "orientation > {x}", 1, "one", "uid", "a reader that ignores EXIF sees it turned"),
 ]  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def groups(inquiry: Inquiry, pictures: Pictures) -> Panel | None:
     ]
     count = sum(row["groups"] for row in sizes)
     answer = f"{count:,} samples stand for others; the largest stands for {largest[0]['size'] - 1:,}."
-    return Panel("groups", "Largest groups", "Which groups are the largest?", answer, blocks, inquiry.take())
+    return Panel("groups", "Groups", "Which groups are the largest?", answer, blocks, inquiry.take())
 
 
 def _thumb(inquiry: Inquiry, pictures: Pictures, row: dict[str, Any]) -> dict[str, Any]:
@@ -102,10 +102,10 @@ def suggestions(inquiry: Inquiry, pictures: Pictures) -> Panel | None:
     medians = inquiry.look_up("SELECT " + ", ".join(f"median({c})::DOUBLE AS {c}" for c in columns) + " FROM samples")[0]
     white = 255 if (inquiry.look_up("SELECT max(brightness) AS m FROM samples")[0]["m"] or 0) > 1.001 else 1
     table, rows_of, names = [], [], []
-    for name, column, rule, order, meaning in RULES:
+    for name, column, rule, factor, base, order, meaning in RULES:
         if column not in there or (column in medians and medians[column] is None):
             continue
-        condition = rule.format(m=repr(medians.get(column)), white=white)
+        condition = rule.format(x=f"{factor * {'median': medians.get(column), 'white': white, 'one': 1}[base]:.4g}")
         sql = f"SELECT count(*) AS n FROM samples WHERE status = 'kept' AND {condition}"
         count = inquiry.ask(f"suggest_{name.replace(' ', '_')}", sql)[0]["n"]
         if not count:

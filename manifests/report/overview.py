@@ -26,12 +26,12 @@ def happened(inquiry: Inquiry) -> Panel:
     sentence = f"{rows:,} in {sign} {law['kept']:,} kept + {law['dropped']:,} dropped + {law['quarantined']:,} quarantined."
     blocks: list[dict[str, Any]] = [
         {"kind": "tiles", "tiles": tiles},
-        {"kind": "chart", "svg": charts.stacked(parts, "Every sample once, by its fate"), "caption": "Every sample once: kept, dropped by each stage in order, quarantined."},
+        {"kind": "chart", "svg": charts.stacked(parts, "Every sample once, by its fate"), "caption": "Every sample once, from left to right: " + ", ".join(f"{name} {n:,}" for name, n, _ in parts if n) + "."},
         {"kind": "text", "class": "law ok" if holds else "law broken", "text": f"{'✓ The ledger adds up: ' if holds else '✗ The ledger does NOT add up: '}{sentence}"},
     ]
     for row in evidence_of(inquiry.run):
         if row.get("diff") is not None:
-            text = f"{row['word']}: {visible(row.get('arm'), 60)} against {visible(row.get('reference'), 60)} ({visible(row.get('objective'), 40)}), {100 * row['diff']:+.1f} points"
+            text = f"{row['word']}: {visible(row.get('arm'), 60)} against {visible(row.get('reference'), 60)} ({visible(row.get('objective'), 40)}), {100 * row['diff']:+.1f} points".replace("-", "−")
             blocks.append({"kind": "word", "word": row["word"], "mark": charts.WORDS.get(row["word"], "quarantined"), "text": text})
     answer = f"Of {rows:,} samples, {law['kept']:,} were kept ({share(law['kept'], rows)})."
     return Panel("happened", "What happened", "What happened?", answer, blocks, inquiry.take())
@@ -80,7 +80,7 @@ def funnel(inquiry: Inquiry) -> Panel:
         table = [[visible(row["fault"], 60), number(row["n"])] for row in faults]
         blocks.append({"kind": "table", "name": "Quarantined: what was wrong", "head": ["fault", "samples"], "numbers": [1], "rows": table})
     answer = f"{visible(worst[0], 60)} took the most: {worst[1]:,} samples, {share(worst[1], total)} of all." if worst[1] else "No stage dropped anything."
-    return Panel("funnel", "Where they went", "Where did they go?", answer, blocks, inquiry.take())
+    return Panel("funnel", "Funnel", "Where did they go?", answer, blocks, inquiry.take())
 
 
 def _row(stage: str, reason: str | None, gone: int, left: int, total: int, kind: str) -> list[Any]:
@@ -119,7 +119,7 @@ def classes(inquiry: Inquiry) -> Panel | None:
         inquiry.take()
         return None
     blocks.insert(0, {"kind": "legend", "marks": ["kept", "dropped", "quarantined"]})
-    return Panel("classes", "Classes, sources", "Were all treated alike?", widest[1] or "Kept and dropped by class, source and licence.", blocks, inquiry.take())
+    return Panel("classes", "Classes", "Were all treated alike?", widest[1] or "Kept and dropped by class, source and licence.", blocks, inquiry.take())
 
 
 def made(inquiry: Inquiry) -> Panel:
@@ -141,4 +141,4 @@ def made(inquiry: Inquiry) -> Panel:
     if info.get("damage"):
         blocks.append({"kind": "table", "name": "Damaged in the pool", "head": ["what could not be read"], "numbers": [], "rows": [[visible(d, 300)] for d in info["damage"]]})
     answer = f"{len(inquiry.run.stages)} stages, {len(inquiry.decisions)} of them decisions; the same recipe and pool give the same bytes."
-    return Panel("made", "How it was made", "How was it made?", answer, blocks, inquiry.take())
+    return Panel("made", "Lineage", "How was it made?", answer, blocks, inquiry.take())

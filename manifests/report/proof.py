@@ -22,7 +22,7 @@ def proof(inquiry: Inquiry) -> Panel:
     question = "Did it hurt?"
     if not inquiry.has("verdicts") or not NEEDED <= set(inquiry.schema("verdicts").names):
         text = "Nobody has trained on this selection yet. `pretrain compare` trains on it, on everything and on random samples of the same size, and says which is better."
-        return Panel("proof", "Did it hurt", question, "Not yet known.", [{"kind": "text", "class": "", "text": text}], inquiry.take())
+        return Panel("proof", "Proof", question, "Not yet known.", [{"kind": "text", "class": "", "text": text}], inquiry.take())
     there = inquiry.schema("verdicts").names
     columns = ", ".join(f'"{c}"' for c in WANTED if c in there)
     rows = inquiry.ask("verdicts", f"""SELECT {columns} FROM verdicts
@@ -43,7 +43,7 @@ ORDER BY folder, {"objective, " if "objective" in there else ""}arm, reference, 
         name = f"{visible(arm, 40)}, trained with {visible(objective, 40)}" if objective else visible(arm, 40)
         caption = f"{name}: difference in points of accuracy, interval; the band is the margin. Right of zero: {visible(arm, 40)} is ahead."
         blocks.append({"kind": "chart", "svg": charts.forest(lines, f"{name}: differences"), "caption": caption})
-    sentences = [visible(r["sentence"], 600) for r in rows if r.get("sentence") and r["scope"] == "suite"]
+    sentences = [visible(r["sentence"], 600).replace("`", "") for r in rows if r.get("sentence") and r["scope"] == "suite"]
     if sentences:
         blocks.append({"kind": "list", "name": "In words", "items": sentences})
     head = ["objective", "arm", "reference", "task", "arm's mean", "reference's mean", "difference", "interval", "word", "runs"]
@@ -51,7 +51,7 @@ ORDER BY folder, {"objective, " if "objective" in there else ""}arm, reference, 
               _per_cent(r.get("mean_arm")), _per_cent(r.get("mean_ref")), _points(r["diff"]), f"{_points(r['lo'])} to {_points(r['hi'])}",
               {"text": visible(r["word"], 20), "mark": charts.WORDS.get(r["word"], "quarantined")}, f"{number(r.get('runs_arm'))} v {number(r.get('runs_ref'))}"] for r in rows]  # fmt: skip
     blocks.append({"kind": "table", "name": "Every comparison", "head": head, "numbers": [4, 5, 6], "rows": table, "folded": True})
-    return Panel("proof", "Did it hurt", question, _answer(rows), blocks, inquiry.take())
+    return Panel("proof", "Proof", question, _answer(rows), blocks, inquiry.take())
 
 
 def _order(row: dict[str, Any]) -> int:

@@ -201,6 +201,7 @@
       slider.setAttribute("aria-valuetext", `limit ${steps[at].limit}`);
       const change = more === 0 ? "as many as in this run" : `${count(Math.abs(more))} ${more > 0 ? "more" : "fewer"} than in this run (${count(steps[now].gone)})`;
       said.textContent = `Limit ${steps[at].limit}: ${count(steps[at].gone)} ${unit} ${sign} it, ${change}.`;
+      line.setAttribute("visibility", at === now ? "hidden" : "visible");
     }
     slider.addEventListener("input", tell);
     tell();

@@ -8,6 +8,7 @@ from manifests.report import charts
 from manifests.report.panel import Inquiry, Panel, named
 
 BINS = 40
+SIDES = {(True, True): "at or above", (True, False): "above", (False, True): "at or below", (False, False): "below"}
 
 ABOUT = """SELECT count(*) AS scored, count(*) FILTER (NOT keep) AS dropped, count(*) FILTER (keep) AS kept, min(score) AS lo, max(score) AS hi,
        min(threshold) AS lowest_limit, max(threshold) AS highest_limit, count(*) FILTER (NOT keep AND score > threshold) AS dropped_above,
@@ -41,7 +42,7 @@ def what_if(inquiry: Inquiry) -> Panel | None:
         high = about["dropped_below"] == 0 and about["kept_above"] == 0
         if not high and (about["dropped_above"] or about["kept_below"]):
             continue  # its verdicts are no matter of one limit: no slider can say what another one would give
-        if about["dropped_at"] and about["kept_at"]:
+        if (about["dropped_at"] and about["kept_at"]) or about["lo"] == about["hi"]:
             continue
         limit = float(about["lowest_limit"])
         inclusive = about["dropped_at"] > 0 or about["kept_at"] == 0
@@ -105,12 +106,12 @@ def _beyond(total: list[int], high: bool) -> list[int]:
 
 
 def _block(stage: str, svg: str, edges: list[float], gone: list[int], now: int, high: bool, inclusive: bool, unit: str, both: bool) -> dict[str, Any]:
-    sign = (">" if high else "<") + ("=" if inclusive else "")
+    sign = SIDES[high, inclusive]
     notes = []
     if unit == "pairs":
         notes.append("Counted are pairs, down to the floor that the stage recorded. One sample can stand in many pairs, so samples move by at most as much.")
     if not both:
-        notes.append("Only dropped samples have a score here: what a stricter limit would take cannot be read from it.")
+        notes.append("Only dropped samples have a score here: what a limit beyond it would take cannot be read from them.")
     shown = [{"limit": charts.short(e) if abs(e) >= 1e-9 else "0", "gone": n} for e, n in zip(edges, gone, strict=True)]
     return {
         "kind": "what_if", "stage": visible(stage, 60), "svg": svg, "now": now, "steps": shown, "sign": sign, "unit": unit, "notes": notes,

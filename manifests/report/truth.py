@@ -52,13 +52,13 @@ def against_truth(inquiry: Inquiry) -> Panel | None:
     blocks: list[dict[str, Any]] = []
     if cells:
         head = ["stage", "truth", "taken", "rightly", "to find", "precision", "", "recall", ""]
-        blocks.append({"kind": "table", "name": "Each stage against what it is meant to find", "head": head, "numbers": [2, 3, 4, 5, 7], "rows": cells})
+        blocks.append({"kind": "table", "name": "Each stage against what it is meant to find", "class": "two", "head": head, "numbers": [2, 3, 4, 5, 7], "rows": cells})
         note = "To find: what the truth marks among the samples that reached the stage. For duplicates a drop is right where the dropped sample and its witness show one picture, and every picture leaves all but one of its copies to find."
         blocks.append({"kind": "text", "class": "note", "text": note})
     head = ["fate", "samples", *(visible(name, 40) for _, name, _ in names)]
     blocks.append({"kind": "table", "name": "Every truth column by what became of the samples", "head": head, "numbers": list(range(1, len(head))), "rows": table})
     answer = f"Precision / recall: {'; '.join(headline)}. No stage could read these columns." if headline else "The pool says what was planted; no stage could read it."
-    return Panel("truth", "Against the truth", "Were the suspects guilty?", answer, blocks, inquiry.take())
+    return Panel("truth", "Truth", "Were the suspects guilty?", answer, blocks, inquiry.take())
 
 
 def truth_columns(inquiry: Inquiry) -> dict[str, str]:

@@ -1,34 +1,43 @@
-"""Write kept samples as WebDataset tars: members' bytes untouched, the same bytes on a second run, re-opened and counted."""
+"""Write the kept samples as WebDataset shards: members copied byte for byte, everything else about the tar fixed, so that a second run writes the same file."""
 
-import os
+import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from manifests.errors import Refusal
-from manifests.publish import DIGEST_KEY, publish, publish_json, publish_table
+from manifests.publish import publish, publish_json, publish_table, published_digest
+from manifests.shards.index import group
 from manifests.shards.read import ShardReader
-from manifests.shards.walk import BLOCK, walk
+from manifests.shards.walk import walk
 
-__all__ = ["ShardTask", "layout", "tar_header", "write_shard_task", "write_sizes"]
+__all__ = ["ShardTask", "layout", "write_shard_task", "write_sizes", "written_keys"]
 
-SIZE_KEY = b"keepset.tar_size"
-PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
-FLUSH_BYTES, MAX_VECTORS = 8 << 20, 512  # what one writev takes: the kernel allows 1,024 buffers
-END = bytes(2 * BLOCK)
-RECORD = 20 * BLOCK  # tars end on a full record, as every tar program writes them
+KEY = re.compile(r"(?!__)[A-Za-z0-9_-]+")
+BLOCK = 512
+BUFFER = 8 << 20  # bytes that go to the disk at a time
+OPEN_SHARDS = 64  # shards of the pool held open, however many an output shard draws from
+REMOTE_BLOCK = 1 << 18  # samples are drawn in no order, so a remote store is asked for little more than one
+IN_TAR_ONLY = ("content", "shard", "row", "offset", "size", "suffix", "fault", "out_shard", "out_row", "members", "status")
+FIRST = ("uid", "key", "source_uid", "label", "label_name", "caption", "weight")
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One tar to write: `rows` in the order of writing (ledger columns and `members`), the input shards' urls by `source/name`, what it is made of."""
+    """One output shard.
+
+    path      NNNNN.tar; NNNNN.parquet and NNNNN_stats.json come beside it
+    rows      the samples in their order: uid, key, shard (`source/name`), members, and what the Parquet is to hold
+    urls      `source/name` -> URL of the pool's shard
+    digest    of all that this shard is made from; stands in the Parquet's footer
+    """
 
     path: Path
     rows: pa.Table
@@ -36,127 +45,138 @@ class ShardTask:
     digest: str
 
 
-def layout(count: int, *, per_shard: int, seed: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where `count` kept rows go: (order, out_shard, out_row), int64 each.
+def layout(count: int, *, per_shard: int, seed: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where `count` kept rows go: (order, out_shard, out_row), each (count,) int64.
 
-    order       position in writing order -> row; a seeded permutation, or pool order where `seed` is None
-    out_shard   row -> number of its shard; shards are of `per_shard` samples, the last of the rest
-    out_row     row -> its place in that shard
+    order[k] is the kept row at place k of the output; out_shard and out_row say for each kept row in which shard, and where in it, it lies.
+    per_shard   samples a shard; the last shard may hold fewer, none is empty
+    seed        of the shuffle; None = the pool's order
     """
     order = np.arange(count) if seed is None else np.random.Generator(np.random.Philox(seed)).permutation(count)
     place = np.empty(count, np.int64)
     place[order] = np.arange(count)
-    return order.astype(np.int64), place // per_shard, place % per_shard
-
-
-def write_shard_task(task: ShardTask) -> int:
-    """Publish `task.path` and beside it NNNNN.parquet and NNNNN_stats.json, unless they stand already; returns the number of samples.
-
-    Written keys are the pool's where they match [A-Za-z0-9_-]+ and are unique here, else the uid; the user's key stays in the column `pool_key`.
-    Raises `Refusal`: [shard-differs] where the tar that was read again does not hold what was written.
-    """
-    side = task.path.with_suffix(".parquet")
-    if _stands(task, side):
-        return task.rows.num_rows
-    keys = written_keys(task.rows["key"].to_pylist(), task.rows["uid"].to_pylist())
-    publish(task.path, lambda file: _write_members(file, task, keys))
-    _count(task.path, keys, task.rows["members"].to_pylist())
-    size = task.path.stat().st_size
-    stats = {"count": task.rows.num_rows, "bytes": size, "sources": len(set(task.rows["shard"].to_pylist()))}
-    publish_json(task.path.with_name(f"{task.path.stem}_stats.json"), stats)
-    table = task.rows.drop_columns(["members", "out_shard", "out_row", "offset", "size"])
-    table = table.set_column(table.column_names.index("key"), "key", pa.array(keys)).append_column("pool_key", task.rows["key"])
-    metadata = {**(table.schema.metadata or {}), SIZE_KEY: str(size).encode()}
-    publish_table(side, table.replace_schema_metadata(metadata).unify_dictionaries(), task.digest)
-    return task.rows.num_rows
-
-
-def _stands(task: ShardTask, side: Path) -> bool:
-    """Published last, so the sidecar's digest vouches for the tar, if the tar still has its size."""
-    try:
-        metadata = pq.read_schema(side).metadata or {}
-        return metadata.get(DIGEST_KEY) == task.digest.encode() and int(metadata[SIZE_KEY]) == task.path.stat().st_size
-    except (OSError, pa.ArrowInvalid, KeyError):
-        return False
+    return order, place // per_shard, place % per_shard
 
 
 def written_keys(keys: list[str], uids: list[str]) -> list[str]:
-    """The key of each sample in its shard: the pool's where it is plain and unique, else the uid."""
-    counts: dict[str, int] = {}
-    for key in keys:
-        counts[key] = counts.get(key, 0) + 1
-    taken = set(uids)
-    return [key if counts[key] == 1 and PLAIN_KEY.fullmatch(key) and key not in taken else uid for key, uid in zip(keys, uids, strict=True)]
+    """The keys of one output shard: the pool's own where it is plain (letters, digits, `_`, `-`; not `__…`) and unique in the shard, else the uid."""
+    count, taken = Counter(keys), set(uids)
+    return [key if KEY.fullmatch(key) and count[key] == 1 and (key not in taken or key == uid) else uid for key, uid in zip(keys, uids, strict=True)]
 
 
-def _write_members(file: IO[bytes], task: ShardTask, keys: list[str]) -> None:
-    """All members of all samples, one header each, by scattered writes: no payload is copied in memory."""
-    readers: dict[str, ShardReader] = {}
-    file.flush()
-    handle, waiting, held, total = file.fileno(), [], 0, 0
-    for piece in _pieces(task, keys, readers):
-        waiting.append(piece)
-        held += len(piece)
-        if held >= FLUSH_BYTES or len(waiting) >= MAX_VECTORS:
-            total += _write_all(handle, waiting)
-            waiting, held = [], 0
-    total += _write_all(handle, waiting)
-    end = END + bytes(-(total + len(END)) % RECORD)
-    _write_all(handle, [end])
+def write_shard_task(task: ShardTask) -> int:
+    """Publish the tar, its statistics, then its Parquet (whose digest says that all three are there), and return the number of samples.
+
+    Present already with this digest: nothing is done. The tar has mode 0644, owner 0, time 0; members keep their bytes, extension and order. It is opened again
+    and counted before the Parquet is published. The Parquet's `key` is the key in the tar; the user's own is in the ledger.
+
+    Cost     about that of copying the members: one read, one write, one fsync a file
+    Errors   `Refusal`: [shard-differs] where a shard of the pool is shorter than when it was indexed, [broken-record] where the tar read back
+             is not what was written, [disk-full]
+    """
+    beside, statistics = task.path.with_suffix(".parquet"), task.path.with_name(f"{task.path.stem}_stats.json")
+    if published_digest(beside) == task.digest and task.path.exists() and _counted_bytes(statistics) == task.path.stat().st_size:
+        return task.rows.num_rows
+    keys = written_keys(task.rows["key"].to_pylist(), task.rows["uid"].to_pylist())
+    publish(task.path, lambda file: _write_tar(file, task, keys))
+    _reopen(task.path, keys)
+    count = task.rows.num_rows
+    numbers = {"count": count, "successes": count, "failed_to_download": 0, "failed_to_resize": 0, "status_dict": {"success": count}}
+    publish_json(statistics, {**numbers, "bytes": task.path.stat().st_size})
+    publish_table(beside, _sidecar(task.rows, keys), task.digest)
+    return count
+
+
+def write_sizes(path: Path, sizes: dict[str, int]) -> None:
+    """Publish `sizes.json`: tar name -> samples, as open_clip and DataComp read it."""
+    publish_json(path, dict(sorted(sizes.items())))
+
+
+def _counted_bytes(statistics: Path) -> int | None:
+    try:
+        return json.loads(statistics.read_bytes())["bytes"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
+def _sidecar(rows: pa.Table, keys: list[str]) -> pa.Table:
+    """uid, key, source_uid, label, label_name, caption, weight, then the user's own columns; plain text instead of dictionaries."""
+    own = [c for c in rows.column_names if c not in IN_TAR_ONLY and c not in FIRST]
+    columns: dict[str, Any] = {}
+    for name in [c for c in FIRST if c in rows.column_names] + own:
+        values = pa.chunked_array([pa.array(keys, pa.string())]) if name == "key" else rows[name]
+        columns[name] = values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
+    return pa.table(columns)
+
+
+def _write_tar(file: IO[bytes], task: ShardTask, keys: list[str]) -> None:
+    readers: OrderedDict[str, ShardReader] = OrderedDict()
+    buffer = bytearray()
+    for key, shard, members in zip(keys, task.rows["shard"].to_pylist(), task.rows["members"].to_pylist(), strict=True):
+        reader = _opened(readers, task.urls[shard])
+        for member in members:
+            data = reader.payload(member["offset"], member["size"])
+            if len(data) != member["size"]:
+                raise Refusal(
+                    "shard-differs",
+                    task.urls[shard],
+                    f"ends before byte {member['offset'] + member['size']}",
+                    "the shard that was indexed",
+                    "Bring it back, or build again",
+                )
+            buffer += _header(f"{key}.{member['suffix']}", member["size"])
+            buffer += data
+            buffer += bytes(-len(data) % BLOCK)
+        if len(buffer) >= BUFFER:
+            file.write(buffer)
+            buffer.clear()
+    buffer += bytes(2 * BLOCK)
+    file.write(buffer)
     for reader in readers.values():
         reader.close()
 
 
-def _pieces(task: ShardTask, keys: list[str], readers: dict[str, ShardReader]) -> Iterator[Any]:
-    for key, shard, members in zip(keys, task.rows["shard"].to_pylist(), task.rows["members"].to_pylist(), strict=True):
-        if shard not in readers:
-            readers[shard] = ShardReader(task.urls[shard])
-        for member in members:
-            size = member["size"]
-            yield tar_header(f"{key}.{member['suffix']}", size)
-            payload = readers[shard].payload(member["offset"], size)
-            if len(payload) != size:
-                raise Refusal("shard-differs", task.urls[shard], f"ends inside the sample {key!r} at byte {member['offset']}", "the shard that was indexed", "Build again with --recheck")
-            if size:
-                yield payload
-            if size % BLOCK:
-                yield bytes(BLOCK - size % BLOCK)
+def _opened(readers: "OrderedDict[str, ShardReader]", url: str) -> ShardReader:
+    """The reader of `url`, the one used longest ago making room for it."""
+    if url in readers:
+        readers.move_to_end(url)
+        return readers[url]
+    if len(readers) >= OPEN_SHARDS:
+        readers.popitem(last=False)[1].close()
+    readers[url] = ShardReader(url, block=REMOTE_BLOCK)
+    return readers[url]
 
 
-def _write_all(handle: int, buffers: list[Any]) -> int:
-    """`os.writev` until everything is written; returns the bytes."""
-    total = sum(len(b) for b in buffers)
-    while buffers:
-        done = os.writev(handle, buffers)
-        while buffers and done >= len(buffers[0]):
-            done -= len(buffers.pop(0))
-        if buffers and done:
-            buffers[0] = memoryview(buffers[0])[done:]
-    return total
-
-
-def tar_header(name: str, size: int) -> bytes:
-    """The 512-byte USTAR header of a plain file with fixed time, owner and mode; PAX where the name or the size does not fit."""
-    stored = name.encode("utf-8", "surrogateescape")
-    if len(stored) > 100 or size >= 1 << 33 or not stored.isascii():
+def _header(name: str, size: int) -> bytes:
+    """The header block (or, for names that USTAR cannot hold, blocks) of a member."""
+    encoded = name.encode()
+    if len(encoded) > 100 or not name.isascii() or size >= 8**11:
         info = tarfile.TarInfo(name)
         info.size = size
-        return info.tobuf(format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape")
-    head = stored.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" + b"0000000\0" + b"%011o\0" % size + b"00000000000\0"
-    tail = b"0" + bytes(100) + b"ustar\00000" + bytes(32) + bytes(32) + b"0000000\0" + b"0000000\0" + bytes(155) + bytes(12)
-    checksum = sum(head) + 8 * 32 + sum(tail)
-    return head + b"%06o\0 " % checksum + tail
+        return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    before, after, checksum = _template()
+    number = b"%011o\0" % size
+    stored = checksum + sum(encoded) + sum(number)
+    return b"".join((encoded, bytes(100 - len(encoded)), before, number, b"%011o\0" % 0, b"%06o\0 " % stored, after))
 
 
-def _count(path: Path, keys: list[str], members: list[list[dict[str, Any]]]) -> None:
-    """Open what was written again and compare its members, name by name and size by size."""
-    expected = [(f"{key}.{m['suffix']}".encode("utf-8", "surrogateescape"), m["size"]) for key, some in zip(keys, members, strict=True) for m in some]
+@lru_cache(maxsize=1)
+def _template() -> tuple[bytes, bytes, int]:
+    """What stands between name and size, what stands after the checksum, and the checksum without name and size."""
+    before = b"0000644\0" + b"0000000\0" * 2
+    after = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
+    return before, after, sum(before) + sum(b"%011o\0" % 0) + 8 * 0x20 + sum(after)
+
+
+def _reopen(path: Path, keys: list[str]) -> None:
+    """Read the tar's headers back and compare the samples with what was to be written."""
     with ShardReader(str(path)) as reader:
-        found = walk(reader)
-    if [(m.name, m.size) for m in found.members] != expected or found.damage:
-        raise Refusal("shard-differs", str(path), f"{len(found.members)} members were read again, {len(expected)} were written", "they must be the same", "Run the same command again")
-
-
-def write_sizes(path: Path, sizes: dict[str, int]) -> None:
-    """`sizes.json`: tar name -> samples, as open_clip and DataComp read it."""
-    publish_json(path, sizes)
+        walked = walk(reader)
+    samples, skipped = group(walked.members)
+    if [s.key for s in samples] != keys or walked.damage or skipped:
+        raise Refusal(
+            "broken-record",
+            str(path),
+            f"holds {len(samples)} samples where {len(keys)} were written",
+            cure="Run the same command again; if it happens twice, check the disk",
+        )

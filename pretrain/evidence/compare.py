@@ -72,7 +72,8 @@ def compare(
                 for round_ in range(comparison.seeds):
                     for r in (r for r in comparison.runs if r.round == round_):
                         if r in pending:
-                            _finish(pending[r], r, comparison)
+                            pending[r]()
+                            record_event(comparison.folder / "events.jsonl", "run", folder=r.folder)
                             progress.advance()
                     _judge_round(comparison, round_)
     return comparison.folder
@@ -182,6 +183,9 @@ def _open(plan: Plan, run: Path | None, out: Path | None, seeds: int | None) -> 
         ledgers[arm.name] = opened.setdefault(path, opened.get(path) or read_ledger(Path(path)))
         if not arm.drawn:
             sets[arm.name] = kept_rows(ledgers[arm.name]) if arm.is_a == "kept" else full_rows(ledgers[arm.name])
+    for arm in plan.arms:
+        if arm.drawn and arm.like:
+            drawn_rows(arm, ledgers[arm.name], sets[arm.like], 0)  # refused now if it cannot be drawn
     fixed = {name: digest(set_digest(rows), ledgers[name].weights) for name, rows in sets.items()}
     record = {"sets": fixed | {f"pool of {name}": ledger.pool for name, ledger in ledgers.items()}}
     plan = replace(plan, run=default, record=record)
@@ -233,40 +237,39 @@ def _write_plan(comparison: Comparison) -> None:
     publish_bytes(path, yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=120).encode())
 
 
-Submit = Callable[[Comparison, Run, Device], "Future[None]"]
+Submit = Callable[[Comparison, Run, Device], Callable[[], None]]  # starts a run; what it returns waits for its end
 
 
 @contextmanager
 def _executor(jobs: int, todo: list[Run], runner: Runner | None) -> Iterator[Submit]:
-    """How a run is started: in a pool of one-thread processes, or with `runner` at once, here."""
+    """How runs are started: in a pool of one-thread processes; or with `runner`, here, when they are waited for."""
     if runner is not None or not todo:
-
-        def at_once(comparison: Comparison, run: Run, device: Device) -> "Future[None]":
-            assert runner is not None
-            table = runner(run.arm, run.seed, run.objective or "")
-            publish_scores(comparison.folder / run.folder / "scores.parquet", table, comparison.identity(run), {})
-            done: Future[None] = Future()
-            done.set_result(None)
-            return done
-
-        yield at_once
+        yield lambda comparison, run, device: lambda: _at_once(comparison, run, runner)
         return
     pool = ProcessPoolExecutor(min(jobs, len(todo)), get_context("spawn"), prepare_worker)
     try:
-        yield lambda comparison, run, device: pool.submit(work, comparison.work(run, device))
+        yield lambda comparison, run, device: _waiting(pool.submit(work, comparison.work(run, device)), comparison, run)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _finish(future: "Future[None]", run: Run, comparison: Comparison) -> None:
-    try:
-        future.result()
-    except BrokenProcessPool as error:
-        given = f"a worker was killed at or before {run.folder}, most likely for want of memory"
-        raise Refusal(
-            "does-not-fit", str(comparison.folder), given, "jobs processes side by side", "Run it again with fewer --jobs: it continues"
-        ) from error
-    record_event(comparison.folder / "events.jsonl", "run", folder=run.folder)
+def _at_once(comparison: Comparison, run: Run, runner: Runner | None) -> None:
+    assert runner is not None
+    table = runner(run.arm, run.seed, run.objective or "")
+    publish_scores(comparison.folder / run.folder / "scores.parquet", table, comparison.identity(run), {})
+
+
+def _waiting(future: "Future[None]", comparison: Comparison, run: Run) -> Callable[[], None]:
+    def wait_for_it() -> None:
+        try:
+            future.result()
+        except BrokenProcessPool as error:
+            given = f"a worker was killed at or before {run.folder}, most likely for want of memory"
+            raise Refusal(
+                "does-not-fit", str(comparison.folder), given, "jobs processes side by side", "Run it again with fewer --jobs: it continues"
+            ) from error
+
+    return wait_for_it
 
 
 def _judge_round(comparison: Comparison, round_: int) -> None:

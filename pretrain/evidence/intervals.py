@@ -138,14 +138,20 @@ def contrast(
 
 def finish(estimate: Array, run_parts: Array, sample_parts: Array, run_df: Array, sample_df: Array, alpha: float) -> Contrast:
     """The interval from its parts; no variance at all gives an interval of one point."""
-    from scipy import stats
-
     variance = run_parts.sum(-1) + sample_parts.sum(-1)
     denominator = (run_parts**2 / np.maximum(run_df, 1)).sum(-1) + (sample_parts**2 / sample_df).sum(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         df = np.where(denominator > 0, variance**2 / denominator, np.inf)
-    half = np.where(variance > 0, stats.t.isf(alpha, df), 0.0) * np.sqrt(variance)
+    half = np.where(variance > 0, t_quantile(1 - alpha, df), 0.0) * np.sqrt(variance)
     return Contrast(estimate, run_parts, sample_parts, df, estimate - half, estimate + half, alpha)
+
+
+def t_quantile(probability: float, df: Array | float) -> Array:
+    """Student's t; normal where `df` is infinite. (scipy.stats does the same, ten times as slowly for one number.)"""
+    from scipy.special import ndtri, stdtrit
+
+    finite = np.isfinite(df)
+    return np.where(finite, stdtrit(np.where(finite, df, 1.0), probability), ndtri(probability))
 
 
 def tasks_as_sample(arms: Sequence[Arm], coefficients: Sequence[float], *, alpha: float = ALPHA) -> Contrast:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pretrain.evidence.intervals import ALPHA, Contrast
+from pretrain.evidence.intervals import ALPHA, Contrast, t_quantile
 
 POWER = 0.8
 LIMIT = 1000  # more seeds than this are "no number of seeds"
@@ -17,19 +17,18 @@ def at_runs(now: Contrast, runs: Sequence[float], num_samples: Sequence[float], 
     runs      runs of each arm now; infinity for a fixed arm
     cautious  take the upper 80 % limit of each run variance: v x (S - 1) / chi2_{0.2, S - 1}
     """
-    from scipy import stats
-
     size = np.asarray(runs, np.float64)
     taking_part = (now.run_parts > 0) & np.isfinite(size)
-    smallest = size[taking_part].min() if taking_part.any() else 1.0
-    part_df = np.maximum(size - 1, 1)
-    grown = np.where(taking_part, np.round(size * runs_then / smallest), np.inf)
-    parts = np.where(taking_part, now.run_parts * np.where(taking_part, size, 1) / np.where(taking_part, grown, 1), 0.0)
+    size, parts = size[taking_part], now.run_parts[taking_part]
+    grown = np.round(size * runs_then / size.min()) if len(size) else size
+    parts = parts * size / grown
     if cautious:
-        parts = np.where(taking_part, parts * part_df / stats.chi2.ppf(1 - POWER, np.where(taking_part, part_df, 1)), 0.0)
+        from scipy import stats
+
+        parts = parts * (size - 1) / stats.chi2.ppf(1 - POWER, size - 1)
     sample_df = np.asarray(num_samples, np.float64) - 1
     variance = float(parts.sum() + now.sample_parts.sum())
-    below = float((parts**2 / np.where(taking_part, grown - 1, 1)).sum() + (now.sample_parts**2 / sample_df).sum())
+    below = float((parts**2 / (grown - 1)).sum() + (now.sample_parts**2 / sample_df).sum())
     return variance, variance**2 / below if below > 0 else math.inf
 
 
@@ -56,14 +55,12 @@ def seeds_needed(
 
     None where no number of seeds will do: the test samples alone allow (z_alpha + z_power) sqrt(B), which seeds never lower.
     """
-    from scipy import stats
-
     if distance <= 0 or distance <= sample_floor(now, alpha=alpha, power=power):
         return None
 
     def enough(count: int) -> bool:
         variance, df = at_runs(now, runs, num_samples, count, cautious)
-        return variance <= 0 or (stats.t.isf(alpha, df) + stats.t.ppf(power, df)) * math.sqrt(variance) <= distance
+        return variance <= 0 or float(t_quantile(1 - alpha, df) + t_quantile(power, df)) * math.sqrt(variance) <= distance
 
     if not enough(LIMIT):
         return None
@@ -76,9 +73,7 @@ def seeds_needed(
 
 def sample_floor(now: Contrast, *, alpha: float = ALPHA, power: float = POWER) -> float:
     """The distance that no number of seeds passes: (z_alpha + z_power) sqrt(B)."""
-    from scipy import stats
-
-    return float((stats.norm.isf(alpha) + stats.norm.ppf(power)) * math.sqrt(now.sample_parts.sum()))
+    return float((t_quantile(1 - alpha, math.inf) + t_quantile(power, math.inf)) * math.sqrt(now.sample_parts.sum()))
 
 
 def samples_needed(now: Contrast, num_samples: Sequence[float], distance: float, *, alpha: float = ALPHA, power: float = POWER) -> int | None:

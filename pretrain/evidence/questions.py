@@ -90,6 +90,9 @@ class Scope:
         return float(self.moments.runs[self.at(name)].mean())
 
 
+Asked = tuple[Verdict, Question, Scope]
+
+
 def pairs(plan: Plan) -> list[tuple[PlannedArm, PlannedArm, str]]:
     """(arm, reference, question), in the order of the table: enough and earned first, anchors last."""
     full = plan.of_kind("full")
@@ -172,29 +175,28 @@ def _suite_rows(objective: str, suite: Scope, tasks: list[Scope], plan: Plan, lo
         members = [i for i, (_, _, q) in enumerate(asked) if q == question]
         families = [members] if question not in ("control", "anchor") else [[i] for i in members]
         for family in families:
-            _settle([on_suite[i] for i in family], look)
+            _settle([on_suite[i] for i in family], plan, look)
     rows: list[Verdict] = []
     for i, (arm, ref, question) in enumerate(asked):
         of_tasks = [_verdict(objective, scope, arm, ref, question, plan, look, facts) for scope in tasks]
         if of_tasks:
-            _settle(of_tasks, look)
+            _settle(of_tasks, plan, look)
             if on_suite[i][0].margin and look.alpha:
-                primary = [v for v, _ in of_tasks if not v.seen_by_selector]
-                alone = [q for v, q in of_tasks if not v.seen_by_selector]
+                primary = [v for v, _, _ in of_tasks if not v.seen_by_selector]
+                alone = [q for v, q, _ in of_tasks if not v.seen_by_selector]
                 barred = any(q.barred for q in alone)
                 on_suite[i][0].on_every_task = bool(primary) and not barred and all(q.p_values()[1] <= look.alpha for q in alone)
-        rows += [on_suite[i][0], *(v for v, _ in of_tasks)]
+        rows += [on_suite[i][0], *(v for v, _, _ in of_tasks)]
     return rows
 
 
-def _settle(family: list[tuple[Verdict, Question]], look: Look) -> None:
-    """Give each row of a family its word."""
-    before = [look.before.get(_key(v), Claims()) for v, _ in family]
-    decided = decide([q for _, q in family], look.alpha, before)
-    for (v, q), (alone, after_holm), old in zip(family, decided, before, strict=True):
+def _settle(family: list[Asked], plan: Plan, look: Look) -> None:
+    """Give each row of a family its word, and where none is proved what would tell."""
+    before = [look.before.get(_key(v), Claims()) for v, _, _ in family]
+    decided = decide([q for _, q, _ in family], look.alpha, before)
+    for (v, q, scope), (alone, after_holm), old in zip(family, decided, before, strict=True):
         v.claims = after_holm
         if q.barred:
-            v.seeds_needed = v.seeds_needed_cautious = v.samples_needed = None
             v.note = "; ".join(filter(None, [q.barred, v.note]))
             continue
         hi = float(q.difference.hi)
@@ -204,17 +206,15 @@ def _settle(family: list[tuple[Verdict, Question]], look: Look) -> None:
         fresh = decide([q], look.alpha, [Claims()])[0][0]
         kept_word = "proved at an earlier look" if old != Claims() and word(fresh, hi, v.margin)[0] != v.word else ""
         v.note = "; ".join(filter(None, [addition, starred, kept_word, v.note]))
-        if v.word != CANNOT_TELL:
-            v.seeds_needed = v.seeds_needed_cautious = v.samples_needed = None
+        if v.word == CANNOT_TELL:
+            _plan_ahead(v, scope, q.inside or q.difference, plan, look)
 
 
 def _key(v: Verdict) -> Key:
     return v.objective, v.arm, v.reference, v.task
 
 
-def _verdict(
-    objective: str, scope: Scope, arm: PlannedArm, ref: PlannedArm, question: str, plan: Plan, look: Look, facts: Facts
-) -> tuple[Verdict, Question]:
+def _verdict(objective: str, scope: Scope, arm: PlannedArm, ref: PlannedArm, question: str, plan: Plan, look: Look, facts: Facts) -> Asked:
     """One row but for its word, and the question that its family settles."""
     i, j = scope.at(arm.name), scope.at(ref.name)
     draws = [scope.draws[k] for k in (i, j) if scope.draws[k] is not None]
@@ -239,18 +239,17 @@ def _verdict(
     none = Contrast(nothing, np.zeros(len(scope.names)), np.zeros(len(scope.weights)), nothing, nothing, nothing, ALPHA)
     if few:
         unit = "draws" if scope.draws[scope.at(few[0])] is not None else "runs"
-        return row, Question(none, None, 0.0, f"needs at least {MIN_RUNS} {unit} of {few[0]}")
+        return row, Question(none, None, 0.0, f"needs at least {MIN_RUNS} {unit} of {few[0]}"), scope
     if not look.number:
-        return row, Question(none, None, 0.0, f"no look at {look.runs} runs; the plan looks at {', '.join(map(str, plan.looks))}")
+        return row, Question(none, None, 0.0, f"no look at {look.runs} runs; the plan looks at {', '.join(map(str, plan.looks))}"), scope
     shown = look.alpha or min(look.spent.values(), default=ALPHA)
     difference = scope.contrast({arm.name: 1, ref.name: -1}, shown)
     _describe(row, scope, difference, i, j)
     inside, barred = _inside(row, scope, difference, arm.name, ref.name, untrained, plan, shown) if with_margin else (None, "")
     barred = barred or _one_draw(scope, difference, i, j)
-    _plan_ahead(row, scope, inside or difference, plan, look)
     if not scope.task:
         _cross_checks(row, scope, i, j, shown)
-    return row, Question(difference, inside, row.margin, barred)
+    return row, Question(difference, inside, row.margin, barred), scope
 
 
 def _describe(row: Verdict, scope: Scope, difference: Contrast, i: int, j: int) -> None:

@@ -157,7 +157,7 @@ def _codes(table: pa.Table, columns: Sequence[str]) -> tuple[list[Run], NDArray[
 def _fold_task(table: pa.Table, rows: NDArray[np.int64], run_of_row: NDArray[np.int64], name: str, runs: list[Run], where: str):  # type: ignore[no-untyped-def]
     """(Task, (runs, units) scores, the runs' numbers) of one task."""
     members, local = np.unique(run_of_row, return_inverse=True)
-    uids, sample = np.unique(table["sample_uid"].take(pa.array(rows)).to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
+    uids, sample = _sorted_codes(table["sample_uid"].take(pa.array(rows)))
     cell = local * len(uids) + sample
     count = np.bincount(cell, minlength=len(members) * len(uids)).reshape(len(members), len(uids))
     if count.max() > 1:
@@ -175,6 +175,16 @@ def _fold_task(table: pa.Table, rows: NDArray[np.int64], run_of_row: NDArray[np.
     cluster = _clusters(table, rows, sample, uids, name, where)
     scores = matrix.reshape(count.shape)
     return Task(name, tuple(uids.tolist()), cluster), sum_clusters(scores, cluster) if cluster else scores, members
+
+
+def _sorted_codes(column: pa.ChunkedArray) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+    """Distinct texts in order, and each row's position among them: `np.unique` without sorting every row."""
+    encoded = pc.dictionary_encode(column).combine_chunks()
+    names = encoded.dictionary.to_numpy(zero_copy_only=False).astype(str)
+    order = np.argsort(names)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return names[order], rank[encoded.indices.to_numpy()]
 
 
 def _hole(

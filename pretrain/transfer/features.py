@@ -133,6 +133,8 @@ def _samples(pool: str) -> Samples:
 @functools.lru_cache(maxsize=4)
 def _remembered(pool: str, side: int) -> tuple[np.ndarray, np.ndarray]:
     blocks = list(_blocks(_samples(pool), side))
+    if not blocks:
+        return np.empty(0, np.int64), np.empty((0, side, side, 3), np.uint8)
     return np.concatenate([b[1] for b in blocks]), np.concatenate([b[2] for b in blocks])
 
 

@@ -21,7 +21,7 @@ def transfer(
 ) -> pa.Table:
     """One row a task and test sample: task, sample_uid, value, cluster (null); rows by task, then uid.
 
-    Probes choose on a stratified fifth of train, fit on all of it and read test once. The schema's metadata hold, a task, what was chosen (`keepset.chosen`, JSON).
+    Probes choose on a stratified fifth of train, fit on all of it and read test once. The schema's metadata hold, a task, its mean, chance and what was chosen (`keepset.chosen`, JSON).
 
     checkpoint   a folder of `pretrain train`; or an anchor: untrained:<backbone>@<resolution>?seed=N, pixels:<side> (centred)
     tasks        {name, train: POOL, test: POOL, probe: knn or linear}
@@ -31,6 +31,8 @@ def transfer(
     """
     for task in tasks:
         check_task(task)
+    if len({task["name"] for task in tasks}) < len(tasks):
+        raise Refusal("bad-value", "tasks", "two have the same name", "each task has a name of its own")
     if not str(checkpoint).startswith("pixels:"):
         from pretrain.backbones import pick_device
 
@@ -41,7 +43,11 @@ def transfer(
     for task in tasks:
         train, test = _features(encoder, task, known)
         scores = load(f"transfer.{task['probe']}", "pretrain")(train, test)
-        chosen[task["name"]] = {"probe": task["probe"], "mean": float(scores.value.mean()), "num_train": len(train), "num_test": len(test), **scores.chosen}
+        commonest = np.bincount(train.label).argmax()
+        chosen[task["name"]] = {
+            "probe": task["probe"], "mean": float(scores.value.mean()), "chance": float((test.label == commonest).mean()), "num_train": len(train), "num_test": len(test),
+            **scores.chosen,
+        }  # fmt: skip
         columns = [pa.array([task["name"]] * len(test)), pa.array(test.uid.tolist(), pa.string()), pa.array(scores.value), pa.nulls(len(test), pa.string())]
         tables.append(pa.table(columns, schema=SCHEMA))
     return pa.concat_tables(tables or [SCHEMA.empty_table()]).replace_schema_metadata({"keepset.chosen": json.dumps(chosen)})
@@ -80,3 +86,16 @@ def _first(pool: str, side: int) -> np.ndarray:
         if sum(map(len, found)) >= STATISTICS:
             break
     return np.concatenate(found)[:STATISTICS]
+
+
+def read_tasks(path: Path) -> list[dict[str, Any]]:
+    """The tasks of a YAML file: a list, or a mapping with a list `tasks`. Raises `Refusal` [no-such-file], [bad-value]."""
+    from manifests.strict_yaml import read_yaml
+
+    if not path.is_file():
+        raise Refusal("no-such-file", str(path), "is not a file", "a YAML list of tasks {name, train, test, probe}")
+    body = read_yaml(path.read_bytes(), str(path), "bad-value")
+    found = body.get("tasks") if isinstance(body, dict) else body
+    if not isinstance(found, list) or not found or not all(isinstance(task, dict) for task in found):
+        raise Refusal("bad-value", str(path), "holds no list of tasks", "a YAML list of tasks {name, train, test, probe}")
+    return found

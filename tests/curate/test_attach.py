@@ -1,5 +1,6 @@
 """Vectors and columns made elsewhere land on the right rows, whoever laid them out and in whatever order."""
 
+import itertools
 import json
 
 import numpy as np
@@ -118,7 +119,7 @@ def test_vectors_in_a_list_column(pool, tmp_path):
 def test_a_clip_retrieval_folder_is_read_in_the_order_of_its_numbers(pool, tmp_path):
     array = np.random.default_rng(1).normal(size=(N, 4)).astype(np.float16)
     order, cuts = np.random.default_rng(2).permutation(N), [0, 2, 3, N]
-    for number, (a, b) in zip((0, 2, 10), zip(cuts, cuts[1:], strict=False), strict=True):
+    for number, (a, b) in zip((0, 2, 10), itertools.pairwise(cuts), strict=True):
         rows = order[a:b]
         for folder in ("img_emb", "metadata"):
             (tmp_path / "cr" / folder).mkdir(parents=True, exist_ok=True)

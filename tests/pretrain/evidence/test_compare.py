@@ -21,7 +21,7 @@ from pretrain.evidence.table import table
 from .test_arms import ROWS, write_run
 
 MEANS = {"full": 0.80, "kept": 0.80, "random": 0.74, "random_clean": 0.77, "untrained": 0.4, "raw_pixels": 0.6}
-N = 3000
+N = 1200
 PLAN = {
     "format": 1,
     "arms": {
@@ -71,7 +71,7 @@ class Lab:
 def plan(tmp_path):
     def write(name="plan.yaml", **changes):
         path = tmp_path / name
-        path.write_text(yaml.safe_dump({**PLAN, "run": str(tmp_path / "run"), **changes}))
+        path.write_text(yaml.safe_dump({**PLAN, "run": str(tmp_path / "run"), **changes}, sort_keys=False))
         return path
 
     write_run(tmp_path / "run", ROWS, evaluations={"test": str(tmp_path / "pools" / "test")})
@@ -229,7 +229,7 @@ def test_leaks_are_counted(plan, tmp_path):
         ({"objectives": None}, "objectives: is absent"),
         ({"budget": None}, "budget: is absent"),
         ({"arms": {"full": {}, "kept": {"selector": True}, "untrained": {}}}, "selector: true"),
-        ({"arms": {"kept": {}, "random_clean": {"clean_after": "dedup.no"}}}, "is no stage of"),
+        ({"arms": {"kept": {}, "random_clean": {"clean_after": "dedup.no"}}, "margin": None}, "is no stage of"),
     ],
 )
 def test_a_plan_without_what_training_needs_is_refused(plan, changes, words):

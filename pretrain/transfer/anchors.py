@@ -1,0 +1,48 @@
+"""A transfer score means something only beside what it must beat: chance, raw pixels, the untrained network."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from pretrain.transfer.transfer import transfer
+
+PIXELS = 32  # side of the raw-pixel anchor, at most
+
+
+def anchored(
+    checkpoint: Path | str, tasks: list[dict[str, Any]], *, device: Literal["auto", "cpu", "cuda", "mps"] = "auto", seed: int = 0
+) -> dict[str, pa.Table]:
+    """Tables of `transfer` by name: the checkpoint, and where it is a trained folder, `pixels` and `untrained` (the same net, fresh weights)."""
+    found = {"checkpoint": transfer(checkpoint, tasks, device=device, seed=seed)}
+    described = Path(checkpoint) / "config.json"
+    if described.is_file():
+        told = json.loads(described.read_text(encoding="utf-8"))["keepset"]
+        side = min(told["resolution"], PIXELS)
+        for name, anchor in (("untrained", f"untrained:{told['backbone']}@{told['resolution']}?seed={seed}"), ("pixels", f"pixels:{side}")):
+            found[name] = transfer(anchor, tasks, device=device, seed=seed)
+    return found
+
+
+def summary(tables: dict[str, pa.Table]) -> list[dict[str, Any]]:
+    """One row a task: mean score of the checkpoint and the anchors, half-width of the checkpoint's 95 % interval over test samples, what was chosen."""
+    chosen = {name: json.loads(table.schema.metadata[b"keepset.chosen"]) for name, table in tables.items()}
+    rows = []
+    for task, picked in chosen["checkpoint"].items():
+        mean, count = picked["mean"], picked["num_test"]
+        anchors = {name: chosen[name][task]["mean"] for name in tables if name != "checkpoint"}
+        rows.append({"task": task, "mean": mean, "half_width": 1.96 * math.sqrt(mean * (1 - mean) / count), "chance": picked["chance"], **anchors, "chosen": picked})
+    return rows
+
+
+def text(rows: list[dict[str, Any]]) -> str:
+    """The summary for a terminal, in points."""
+    names = [n for n in ("mean", "chance", "pixels", "untrained") if any(n in row for row in rows)]
+    width = max([len("task"), *(len(row["task"]) for row in rows)])
+    lines = [f"{'task':<{width}}  " + "  ".join(f"{'score' if n == 'mean' else n:>12}" for n in names)]
+    for row in rows:
+        cells = [f"{100 * row['mean']:.1f} ± {100 * row['half_width']:.1f}".rjust(12)] + [f"{100 * row[n]:.1f}".rjust(12) for n in names[1:]]
+        lines.append(f"{row['task']:<{width}}  " + "  ".join(cells))
+    return "\n".join([*lines, "Points; ± is the 95 % interval over test samples alone: another training seed moves the score too."])

@@ -1,0 +1,91 @@
+"""dedup.exact: one of each group, keeper by rank, collisions told apart by their pixels."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curate.dedup.exact import REASONS, exact
+from tests.pools import assert_lawful, jpeg, picture_pool, png, pool_of
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data(), size=st.integers(1, 12))
+def test_the_rule_by_brute_force(data, size):
+    hashes = data.draw(st.lists(st.integers(0, 3), min_size=size, max_size=size))
+    labels = data.draw(st.lists(st.sampled_from("xy"), min_size=size, max_size=size))
+    pixels = data.draw(st.lists(st.integers(0, 1), min_size=size, max_size=size))
+    fixed = sorted(data.draw(st.sets(st.integers(0, size - 1), max_size=3)))
+    order = data.draw(st.permutations(range(size)))
+    codes = np.repeat(np.array(hashes, np.uint8)[:, None], 16, axis=1)
+    pool = pool_of(pixels_hash=codes, label=labels, num_pixels=pa.array(pixels), order=order, fixed=fixed)
+
+    got = exact(pool, hash=["pixels_hash", "label"], prefer=["num_pixels"], confirm=False)
+
+    key = lambda i: (i not in fixed, -pixels[i], order[i])  # noqa: E731
+    for i in range(size):
+        group = [j for j in range(size) if (hashes[j], labels[j]) == (hashes[i], labels[i])]
+        keeper = min(group, key=key)
+        assert got.keep[i] == (i == keeper or i in fixed)
+        assert got.keep[i] or got.witness[i] == keeper
+        assert got.columns["exact_group"][i].as_py() == pool.uid[keeper].decode()
+        assert got.columns["exact_size"][i] == len(group)
+    assert_lawful(pool, got, REASONS)
+
+
+def pictures():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (8, 8, 3)).astype(np.uint8) for _ in range(3)]
+
+
+def test_pixels_that_differ_under_one_hash_stay_apart():
+    one, two, three = pictures()
+    files = [png(one), png(two), png(one), png(two), png(three), jpeg(one, 90)]
+    pool = pool_of(pixels_hash=np.zeros((6, 16), np.uint8), payloads=files)
+
+    assert exact(pool, confirm=False).keep.tolist() == [True, False, False, False, False, False]
+    got = exact(pool)
+
+    assert got.keep.tolist() == [True, True, False, False, True, True]
+    assert got.witness.tolist() == [-1, -1, 0, 1, -1, -1]
+    assert got.columns["exact_size"].tolist() == [2, 2, 2, 2, 1, 1]
+    assert_lawful(pool, got, REASONS)
+
+
+def test_another_format_of_the_same_pixels_is_a_copy():
+    import io
+
+    from PIL import Image
+
+    one = pictures()[0]
+    bmp = io.BytesIO()
+    Image.fromarray(one).save(bmp, "BMP")
+    assert exact(picture_pool([png(one), bmp.getvalue()])).keep.tolist() == [True, False]
+
+
+def test_what_cannot_be_decoded_equals_only_its_own_bytes():
+    broken = [b"\x89PNG\r\n\x1a\nbroken", b"\x89PNG\r\n\x1a\nbroken", b"\x89PNG\r\n\x1a\nworse"]
+    got = exact(pool_of(pixels_hash=np.zeros((3, 16), np.uint8), payloads=broken))
+    assert got.keep.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_all_identical_keeps_the_smallest_uid(size):
+    order = list(range(size))[::-1]
+    got = exact(picture_pool([png(pictures()[0])] * size, order=order))
+    assert got.keep.tolist() == [i == size - 1 for i in range(size)]
+
+
+def test_none_dropped_where_all_differ():
+    assert exact(picture_pool([png(p) for p in pictures()])).keep.all()
+    assert len(exact(pool_of(pixels_hash=np.zeros((0, 16), np.uint8), payloads=[])).keep) == 0
+
+
+def test_only_members_of_groups_are_read():
+    asked = []
+    pool = pool_of(pixels_hash=np.array([[1] * 16, [2] * 16, [1] * 16], np.uint8), payloads=[b"a", b"b", b"a"])
+    read = pool._read
+    pool._read = lambda rows: asked.extend(rows.tolist()) or read(rows)
+    exact(pool)
+    assert sorted(asked) == [0, 2]

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from pretrain.transfer.features import Features
+from pretrain.transfer.linear import Problem, linear, logistic, logistic_on_device, sweep
+
+
+def problem(n: int = 400, d: int = 12, classes: int = 5, seed: int = 0, stretch: float = 1.0):
+    random = np.random.default_rng(seed)
+    centres = random.normal(0, 1, (classes, d))
+    y = random.integers(0, classes, n)
+    return (centres[y] + random.normal(0, 1.2, (n, d))) * np.logspace(0, stretch, d) + 3, y
+
+
+@pytest.mark.parametrize("strength", [1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize("stretch", [0.0, 2.0])
+def test_the_optimum_is_sklearns(strength, stretch):
+    x, y = problem(stretch=stretch)
+    oracle = LogisticRegression(C=1 / (strength * len(x)), tol=1e-12, max_iter=20_000, solver="newton-cg").fit(x, y)
+
+    weight, bias = logistic(x, y, 5, strength)
+    on_device, device_bias = logistic_on_device(x, y, 5, strength, device="cpu")
+
+    scale = np.abs(oracle.coef_).max()
+    np.testing.assert_allclose(weight.T, oracle.coef_, atol=1e-4 * max(scale, 1))
+    np.testing.assert_allclose(on_device, weight, atol=1e-4 * max(scale, 1))
+    np.testing.assert_allclose(device_bias - device_bias.mean(), bias - bias.mean(), atol=1e-3)
+    assert np.array_equal((x @ weight + bias).argmax(1), oracle.predict(x))
+
+
+def test_the_gradient_at_the_solution_vanishes_and_is_the_derivative():
+    x, y = problem(n=60, d=4, classes=3)
+    made = Problem(x, y, 3)
+    scale = made.scale(0.01)
+    theta = made.solve(0.01, None, tolerance=1e-9, most=2000)
+    assert np.abs(made.value((theta / scale).ravel(), 0.01, scale)[1]).max() < 1e-7
+    random = np.random.default_rng(1).normal(size=theta.size)
+    value, gradient = made.value(random, 0.01, scale)
+    for i in (0, 5, theta.size - 1):
+        step = np.zeros_like(random)
+        step[i] = 1e-6
+        slope = (made.value(random + step, 0.01, scale)[0] - made.value(random - step, 0.01, scale)[0]) / 2e-6
+        assert slope == pytest.approx(gradient[i], abs=1e-6)
+
+
+def test_limits_the_penalty_to_the_class_prior_and_separable_data_to_the_widest_margin():
+    x, y = problem()
+    weight, bias = logistic(x, y, 5, 1e8)
+    prior = np.exp(bias) / np.exp(bias).sum()
+    np.testing.assert_allclose(prior, np.bincount(y) / len(y), atol=1e-4)
+    corners = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 5.0], [2.0, -5.0]])
+    weight, bias = logistic(corners, np.array([0, 1, 0, 1]), 2, 1e-9)
+    direction = weight[:, 1] - weight[:, 0]
+    assert abs(direction[1] / direction[0]) < 0.05
+
+
+def features(x, y) -> Features:
+    return Features(x.astype(np.float32), y, np.array([f"{i:032x}" for i in range(len(y))]))
+
+
+def test_the_probe_chooses_on_validation_and_scores_every_test_row():
+    x, y = problem(n=900, stretch=3.0)
+    train, test = features(x[:600], y[:600]), features(x[600:], y[600:])
+    scores = linear(train, test)
+    best = max(LogisticRegression(C=c, max_iter=3000).fit((x[:600] - x[:600].mean(0)) / x[:600].std(0), y[:600]).score((x[600:] - x[:600].mean(0)) / x[:600].std(0), y[600:]) for c in (0.01, 1.0))
+    assert scores.value.shape == (300,) and set(scores.value) <= {0.0, 1.0}
+    assert scores.value.mean() >= best - 0.03
+    assert linear(train, Features(test.z, (test.label + 1) % 5, test.uid)).chosen == scores.chosen
+    assert scores.chosen == linear(train, test).chosen
+
+
+def test_shuffled_labels_give_chance():
+    x, y = problem(n=900)
+    shuffled = np.random.default_rng(0).permutation(y[:600])
+    value = linear(features(x[:600], shuffled), features(x[600:], y[600:])).value
+    assert abs(value.mean() - 0.2) < 0.1
+
+
+def test_the_sweep_finds_a_peak_between_its_grid_points():
+    x, y = problem(n=300, d=40, classes=3, seed=3)
+    right, strength = sweep(x[:240].astype(np.float32), y[:240], x[240:].astype(np.float32), y[240:], 3)
+    direct = {s: float(((x[240:] @ (w := logistic(x[:240], y[:240], 3, s))[0] + w[1]).argmax(1) == y[240:]).mean()) for s in (strength, 10.0, 1e-8)}
+    assert direct[strength] == pytest.approx(right, abs=0.02)
+    assert right >= max(direct.values()) - 0.02
+
+
+def test_a_class_that_only_the_test_holds_is_a_miss_and_no_error():
+    x, y = problem(n=100, classes=2)
+    test = features(x[:10], np.full(10, 7))
+    assert not linear(features(x, y), test).value.any()
