@@ -12,7 +12,7 @@ DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps
 FILE = click.Path(path_type=Path)
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(name="pretrain", cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="keepset")
 def main() -> None:
     """Prove by pre-training and transfer that the kept samples were enough.
@@ -30,7 +30,7 @@ def train(config: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
     Example: pretrain train look.yaml --set seed=1
     """
-    from pretrain.train import read_overrides
+    from pretrain.configuration import read_overrides
     from pretrain.train import train as function
 
     out = function(config, overrides=read_overrides(list(overrides)), quiet=as_json)

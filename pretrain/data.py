@@ -198,7 +198,9 @@ def _living_loader() -> Iterator[None]:
     try:
         yield
     except (EOFError, ConnectionError) as error:
-        raise Refusal("does-not-fit", "loader", "a loader process died; was it stopped for want of memory?", "", "Use fewer workers, or `workers: 0`") from error
+        raise Refusal(
+            "does-not-fit", "loader", "a loader process died; was it stopped for want of memory?", "", "Use fewer workers, or `workers: 0`"
+        ) from error
 
 
 def _loader(pipe: Connection, memory: str, urls: tuple[str, ...], shape: tuple[int, int, int]) -> None:

@@ -155,13 +155,25 @@ def _of_shards(folder: Path) -> pa.Table:
     for tar in tars:
         sidecar = tar.with_suffix(".parquet")
         if not sidecar.is_file():
-            raise Refusal("no-such-file", str(sidecar), "is missing beside its tar", "written shards come with their Parquet", "Give the pool or the run instead")
+            raise Refusal(
+                "no-such-file",
+                str(sidecar),
+                "is missing beside its tar",
+                "written shards come with their Parquet",
+                "Give the pool or the run instead",
+            )
         named = pq.read_table(sidecar)
         index = index_shard(Shard(folder.name, tar.stem, str(tar))).table
         place = {key: i for i, key in enumerate(index["key"].to_pylist())}
         rows = [place.get(key, -1) for key in named["key"].to_pylist()]
         if -1 in rows:
-            raise Refusal("shard-differs", str(tar), f"lacks the key {named['key'][rows.index(-1)].as_py()!r} of its Parquet", "", "Run `manifests verify` on the run")
+            raise Refusal(
+                "shard-differs",
+                str(tar),
+                f"lacks the key {named['key'][rows.index(-1)].as_py()!r} of its Parquet",
+                "",
+                "Run `manifests verify` on the run",
+            )
         found = index.take(pa.array(rows, pa.int64()))
         weight = named["weight"] if "weight" in named.column_names else pa.nulls(len(named), pa.float64())
         tables.append(_source_table(named["uid"], named["label"], weight, [str(tar)] * len(named), found["offset"], found["size"]))

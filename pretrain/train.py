@@ -4,7 +4,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,8 +13,8 @@ from manifests.digest import digest
 from manifests.errors import Refusal
 from manifests.progress import Progress
 from manifests.publish import locked
-from manifests.signature import check, load, plain_value
-from manifests.strict_yaml import read_yaml
+from manifests.signature import check, plain_value
+from pretrain.configuration import objective_of, read_configuration
 from pretrain.data import Batch, Pictures, batches
 from pretrain.samples import Samples, open_samples
 from pretrain.tables import OBJECTIVES
@@ -35,38 +35,8 @@ def train(config: Path | str | dict[str, Any], *, overrides: dict[str, Any] | No
     quiet       no progress on stderr
     Errors      [unknown-parameter] and [bad-value] before any work; else those of `training`
     """
-    where = "config" if isinstance(config, dict) else str(config)
-    if not isinstance(config, dict):
-        if not Path(config).is_file():
-            raise Refusal("no-such-file", where, "is not a file", "a YAML file with the configuration of a training")
-        config = read_yaml(Path(config).read_bytes(), where, "bad-value")
-    if not isinstance(config, dict):
-        raise Refusal("bad-value", where, "is no mapping", "keys and values of a training's configuration")
-    settings = check(training, laid_over(config, overrides or {}), where)
-    return training(**settings, quiet=quiet)
-
-
-def laid_over(config: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """`config` with `overrides`; where both hold a mapping, key by key."""
-    merged = dict(config)
-    for name, value in overrides.items():
-        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
-        merged[name] = laid_over(merged[name], value) if both else value
-    return merged
-
-
-def read_overrides(settings: list[str]) -> dict[str, Any]:
-    """`["optimizer.lr=0.1", "seed=2"]` as nested mappings; values are read as YAML. Raises `Refusal` [bad-value]."""
-    merged: dict[str, Any] = {}
-    for setting in settings:
-        path, separator, value = setting.partition("=")
-        if not separator or not all(path.split(".")):
-            raise Refusal("bad-value", "--set", f"{setting!r} sets nothing", "KEY=VALUE, and KEY.SUB=VALUE inside a mapping")
-        nested: Any = read_yaml(value, f"--set {path}", "bad-value")
-        for name in reversed(path.split(".")):
-            nested = {name: nested}
-        merged = laid_over(merged, nested)
-    return merged
+    found, where = read_configuration(config, overrides or {})
+    return training(**check(training, found, where), quiet=quiet)
 
 
 def training(
@@ -229,21 +199,6 @@ class Loop:
         optimizing.step()
         optimizing.zero_grad(set_to_none=True)
         return {"lr": rate_now, "loss": loss.detach(), **logs}
-
-
-def objective_of(given: dict[str, Any]) -> tuple[str, Callable[..., "Objective"], dict[str, Any]]:
-    """(name, its function, its parameters checked and defaulted) of a configuration's `objective`."""
-    name = given.get("name")
-    if name not in OBJECTIVES:
-        raise Refusal(
-            "bad-value",
-            "objective: name",
-            f"{name!r} is no objective",
-            f"it takes one of {', '.join(OBJECTIVES)}",
-            "`pretrain objectives` describes them",
-        )
-    make = load(f"objectives.{name}", "pretrain")
-    return name, make, check(make, {k: v for k, v in given.items() if k != "name"}, f"objective {name}")
 
 
 class Clock:

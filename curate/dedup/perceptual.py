@@ -80,7 +80,7 @@ def _alike(
 ) -> tuple[np.ndarray, ...]:
     """`same` (n,) int64: the first row in keeper order with equal hash and thumbnail; then the pairs of such first rows up to `limit`."""
     distinct, group = np.unique(np.ascontiguousarray(codes).view(np.dtype((np.void, codes.shape[1])))[:, 0], return_inverse=True)
-    u, v, bits = candidates(distinct.view(np.uint8).reshape(len(distinct), -1), None, max_distance, turned=turned)
+    u, v, bits = candidates(distinct.view(np.uint8).reshape(len(distinct), codes.shape[1]), None, max_distance, turned=turned)
     crowd = np.flatnonzero(np.bincount(group, minlength=len(distinct)) > 1)
     is_in_play = np.zeros(len(distinct), bool)
     is_in_play[np.concatenate([u, v, crowd])] = True

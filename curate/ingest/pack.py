@@ -115,7 +115,7 @@ def keys_of(paths: Sequence[bytes]) -> list[str]:
 
 
 def _hashed(plain: bytes, path: bytes) -> str:
-    text = re.sub(r"^_+|[^A-Za-z0-9_-]", "_", plain.decode("utf-8", "replace"))[:79]
+    text = re.sub(r"^_+", "_", re.sub(r"[^A-Za-z0-9_-]", "_", plain.decode("utf-8", "replace")))[:79]
     return f"{text}-{hashlib.sha256(path).hexdigest()[:10]}"
 
 

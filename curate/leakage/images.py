@@ -98,7 +98,7 @@ def _keys(column: np.ndarray) -> np.ndarray:
 
 
 def _bytes(keys: np.ndarray) -> np.ndarray:
-    return keys.view(np.uint8).reshape(len(keys), -1)
+    return keys.view(np.uint8).reshape(len(keys), keys.dtype.itemsize)
 
 
 def _thumbnails(pool: Pool, rows: np.ndarray, side: int) -> Pictures:

@@ -10,7 +10,7 @@ from manifests.vectors.tiles import equal_rows
 REASONS = ("represented",)
 WRITES = {"facility_location_rank": pa.int64(), "facility_location_gain": pa.float64()}
 STRIP = 512  # rows of similarities at work
-SPARSE = 1 / 12  # share of similarities that can still add something, from which on only these are held
+SPARSE = 1 / 30  # share of similarities that can still add something, from which on only these are held
 
 
 def facility_location(pool: Pool, *, vectors: VectorName, keep: Share) -> Verdicts:
@@ -165,7 +165,7 @@ class _Dense:
 
     def __init__(self, z: Vectors, weight: np.ndarray) -> None:
         self.unit, self.weight = z.unit(slice(0, len(z))), weight
-        self.error = 1.1 * float32_error(z.dim)  # of a cosine, and of the float32 limits that it is compared with
+        self.error = 1.1 * float32_error(z.dim) + 2.0**-22  # of a cosine, and of the float32 limits that it is compared with
         self.gain, self.slack, self.upper = np.zeros(len(z)), 0.0, np.zeros(len(z))
         self._room = np.empty((2, STRIP * max(2 * STRIP, len(z) // 4 + 1)), np.float32)
 
@@ -238,8 +238,8 @@ class _Sparse:
 
     def __init__(self, dense: _Dense, best: np.ndarray, made_at: int) -> None:
         self.weight, self.error, self.upper = dense.weight, dense.error, dense.upper
-        floor, n, strip = (2 * best - 1 - self.error).astype(np.float32), len(best), STRIP // 4
-        columns, cosines, count = [], [], np.zeros(n, np.int64)
+        floor, n, strip = (2 * best - 1 - self.error).astype(np.float32), len(best), max(8, min(STRIP // 4, (1 << 21) // len(best)))
+        columns, cosines, count, self.gain = [], [], np.zeros(n, np.int64), np.zeros(n)
         for first in range(0, n, strip):
             i = slice(first, min(first + strip, n))
             cosine, _ = dense.tile(dense.unit[i], slice(0, n))
@@ -247,12 +247,10 @@ class _Sparse:
             count[i] = np.diff(np.searchsorted(held, np.arange(i.stop - first + 1) * n))
             columns.append((held - np.repeat(np.arange(i.stop - first) * n, count[i])).astype(np.int32))
             cosines.append(cosine.reshape(-1)[held])
+            above = cosines[-1] - np.repeat(floor[i], count[i])  # too high by the error: an upper bound
+            self.gain += np.bincount(columns[-1], np.repeat(self.weight[i] / 2, count[i]) * above, n)
         self._hold(np.concatenate(columns), np.concatenate(cosines), count, made_at)
-        weight = np.repeat(self.weight, count)
-        above = self.cosine - np.repeat(2 * best - 1, count)
-        self.gain = np.bincount(self.column, weight * np.maximum(above, 0, out=above), n) / 2
-        self.slack = np.bincount(self.column, weight, n) * self.error / 2
-        np.minimum(self.upper, self.gain + self.slack, out=self.upper)
+        np.minimum(self.upper, self.gain, out=self.upper)
 
     def _hold(self, column: np.ndarray, cosine: np.ndarray, count: np.ndarray, made_at: int) -> None:
         from scipy.sparse import csr_array
@@ -281,4 +279,4 @@ class _Sparse:
         low, high = np.repeat(2 * before - 1, count), np.repeat(2 * best[moved] - 1, count)
         fall = np.clip(self.cosine[at], low, high) - low
         self.gain -= np.bincount(self.column[at], np.repeat(self.weight[moved] / 2, count) * fall, len(best))
-        np.minimum(self.upper, self.gain + self.slack, out=self.upper)
+        np.minimum(self.upper, self.gain, out=self.upper)

@@ -107,7 +107,9 @@ def forest(rows: Sequence[dict[str, Any]], title: str) -> str:
     reach = max([0.1, *(abs(100 * row[c]) for row in rows for c in ("lo", "hi")), *(100 * (row["margin"] or 0) for row in rows)]) * 1.08
     step = nice(reach / 2.5)
     spot = lambda points: percent(50 + 50 * points / reach)  # noqa: E731
-    line, height = 46, 46 * len(rows) + 26
+    told = [(row["label"], f"{row['word']}, {100 * row['diff']:+.1f} [{100 * row['lo']:+.1f}, {100 * row['hi']:+.1f}]".replace("-", "−")) for row in rows]
+    tall = [64 if len(label) + len(numbers) > 46 else 46 for label, numbers in told]  # a phone's width holds no more on one line
+    height = sum(tall) + 26
     margin = max((100 * (row["margin"] or 0) for row in rows), default=0)
     body = ""
     if margin:
@@ -117,14 +119,12 @@ def forest(rows: Sequence[dict[str, Any]], title: str) -> str:
         body += f'<line class="{kind}" x1="{spot(i * step)}" x2="{spot(i * step)}" y1="0" y2="{height - 22}"/>'
         body += text(spot(i * step), height - 6, f"{i * step:+.3g}".replace("-", "−") if i else "0", "middle", "faint")
     for i, row in enumerate(rows):
-        y = i * line + 32
-        kind = WORDS.get(row["word"], "quarantined")
-        numbers = f"{row['word']}, {100 * row['diff']:+.1f} [{100 * row['lo']:+.1f}, {100 * row['hi']:+.1f}]".replace("-", "−")
-        body += text("0", y - 14, row["label"], kind="strong" if row["strong"] else "") + text("100%", y - 14, numbers, "end", f"word {kind}")
+        y = sum(tall[: i + 1]) - 14
+        kind, (label, numbers) = WORDS.get(row["word"], "quarantined"), told[i]
+        body += text("0", y - (32 if tall[i] > 46 else 14), label, kind="strong" if row["strong"] else "") + text("100%", y - 14, numbers, "end", f"word {kind}")
         body += f'<line class="interval {kind} {"strong" if row["strong"] else ""}" x1="{spot(100 * row["lo"])}" x2="{spot(100 * row["hi"])}" y1="{y}" y2="{y}"/>'
         body += f'<svg class="mark {kind}" x="{spot(100 * row["diff"])}" y="{y}" overflow="visible">{MARKS[kind]}</svg>'
-    told = "; ".join(f"{row['label']}: {row['word']}, {100 * row['diff']:+.1f} points" for row in rows)
-    return framed(body, height, title, told, "forest")
+    return framed(body, height, title, "; ".join(f"{label}: {numbers}" for label, numbers in told), "forest")
 
 
 def nice(step: float) -> float:

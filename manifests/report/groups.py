@@ -51,7 +51,8 @@ def groups(inquiry: Inquiry, pictures: Pictures) -> Panel | None:
         members.setdefault(row["witness"], []).append(row)
     rows = []
     for group in largest:
-        first = {**witness_card(inquiry, pictures, group["witness"], None), "role": "witness"}
+        first = witness_card(inquiry, pictures, group["witness"], None)
+        first["role"] = "witness" if first["st"] == "kept" else "witness, gone later"
         others = [_thumb(inquiry, pictures, row) for row in members.get(group["witness"], [])]
         more = group["size"] - 1 - len(others)
         rows.append({"title": f"{group['size']:,} alike", "cards": [first, *others], "more": f"and {more:,} more" if more else ""})
@@ -100,12 +101,11 @@ def suggestions(inquiry: Inquiry, pictures: Pictures) -> Panel | None:
         return None
     columns = [c for c in ("blur", "num_pixels") if c in there]
     medians = inquiry.look_up("SELECT " + ", ".join(f"median({c})::DOUBLE AS {c}" for c in columns) + " FROM samples")[0]
-    white = 255 if (inquiry.look_up("SELECT max(brightness) AS m FROM samples")[0]["m"] or 0) > 1.001 else 1
     table, rows_of, names = [], [], []
     for name, column, rule, factor, base, order, meaning in RULES:
         if column not in there or (column in medians and medians[column] is None):
             continue
-        condition = rule.format(x=f"{factor * {'median': medians.get(column), 'white': white, 'one': 1}[base]:.4g}")
+        condition = rule.format(x=f"{factor * {'median': medians.get(column), 'white': 255, 'one': 1}[base]:.4g}")
         sql = f"SELECT count(*) AS n FROM samples WHERE status = 'kept' AND {condition}"
         count = inquiry.ask(f"suggest_{name.replace(' ', '_')}", sql)[0]["n"]
         if not count:

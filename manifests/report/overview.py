@@ -29,7 +29,7 @@ def happened(inquiry: Inquiry) -> Panel:
         {"kind": "chart", "svg": charts.stacked(parts, "Every sample once, by its fate"), "caption": "Every sample once, from left to right: " + ", ".join(f"{name} {n:,}" for name, n, _ in parts if n) + "."},
         {"kind": "text", "class": "law ok" if holds else "law broken", "text": f"{'✓ The ledger adds up: ' if holds else '✗ The ledger does NOT add up: '}{sentence}"},
     ]
-    for row in evidence_of(inquiry.run):
+    for row in evidence_of(inquiry.run)[:8]:
         if row.get("diff") is not None:
             text = f"{row['word']}: {visible(row.get('arm'), 60)} against {visible(row.get('reference'), 60)} ({visible(row.get('objective'), 40)}), {100 * row['diff']:+.1f} points".replace("-", "−")
             blocks.append({"kind": "word", "word": row["word"], "mark": charts.WORDS.get(row["word"], "quarantined"), "text": text})
@@ -72,7 +72,7 @@ def funnel(inquiry: Inquiry) -> Panel:
             left -= row["n"]
             cells.append(_row(str(row["drop_stage"]), row["drop_reason"], row["n"], left, total, "dropped"))
     blocks: list[dict[str, Any]] = [{
-        "kind": "table", "name": "The funnel: stages in order", "head": ["stage", "reason", "dropped", "share of all", "left", "left, drawn"], "numbers": [2, 3, 4], "rows": cells,
+        "kind": "table", "name": "The funnel: stages in order", "head": ["stage", "dropped", "left", "share of all", "reason", "left and dropped"], "numbers": [1, 2, 3], "rows": cells,
     }]  # fmt: skip
     unjudged = [f"{visible(s.id, 60)}: {s.counts['unjudged']:,} kept without judgement, because a column that it reads is empty there" for s in inquiry.decisions if s.counts.get("unjudged")]
     blocks += [{"kind": "text", "class": "note", "text": text} for text in unjudged]
@@ -85,7 +85,7 @@ def funnel(inquiry: Inquiry) -> Panel:
 
 def _row(stage: str, reason: str | None, gone: int, left: int, total: int, kind: str) -> list[Any]:
     svg = charts.bar([("left", left, "kept"), ("dropped here", gone, kind)], total, f"left after {visible(stage, 60)}")
-    return [visible(stage, 60), {"text": visible(reason, 60), "mark": kind} if gone else visible(reason), f"{gone:,}", share(gone, total), f"{left:,}", {"svg": svg}]
+    return [visible(stage, 60), f"{gone:,}", f"{left:,}", share(gone, total), {"text": visible(reason, 60), "mark": kind} if gone else visible(reason), {"svg": svg}]
 
 
 FACET = """SELECT {column} AS {name}, count(*) AS n, count(*) FILTER (status = 'kept') AS kept, count(*) FILTER (status = 'dropped') AS dropped,

@@ -71,7 +71,9 @@ def truth_columns(inquiry: Inquiry) -> dict[str, str]:
         if pa.types.is_boolean(kind):
             found[field.name] = f"coalesce({named(field.name)}, false)"
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            found[field.name] = f"coalesce({named(field.name)} <> '', false)"
+            test = f"coalesce({named(field.name)} <> '', false)"
+            if inquiry.look_up(f"SELECT bool_and({test}) AS always FROM ledger")[0]["always"] is False:  # a word for every sample marks none of them
+                found[field.name] = test
     return found
 
 

@@ -33,7 +33,16 @@ def summary(tables: dict[str, pa.Table]) -> list[dict[str, Any]]:
     for task, picked in chosen["checkpoint"].items():
         mean, count = picked["mean"], picked["num_test"]
         anchors = {name: chosen[name][task]["mean"] for name in tables if name != "checkpoint"}
-        rows.append({"task": task, "mean": mean, "half_width": 1.96 * math.sqrt(mean * (1 - mean) / count), "chance": picked["chance"], **anchors, "chosen": picked})
+        rows.append(
+            {
+                "task": task,
+                "mean": mean,
+                "half_width": 1.96 * math.sqrt(mean * (1 - mean) / count),
+                "chance": picked["chance"],
+                **anchors,
+                "chosen": picked,
+            }
+        )
     return rows
 
 

@@ -79,7 +79,9 @@ def open_encoder(checkpoint: str, device: str, seed: int) -> Encoder:
     if checkpoint.startswith("untrained:"):
         found = re.fullmatch(r"untrained:(.+)@(\d+)(?:\?seed=(\d+))?", checkpoint)
         if not found:
-            raise Refusal("bad-value", "checkpoint", f"{checkpoint!r} is no untrained backbone", "untrained:<backbone>@<resolution>, then ?seed=N if wanted")
+            raise Refusal(
+                "bad-value", "checkpoint", f"{checkpoint!r} is no untrained backbone", "untrained:<backbone>@<resolution>, then ?seed=N if wanted"
+            )
         import torch
 
         with torch.random.fork_rng([]):

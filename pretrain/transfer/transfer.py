@@ -48,7 +48,12 @@ def transfer(
             "probe": task["probe"], "mean": float(scores.value.mean()), "chance": float((test.label == commonest).mean()), "num_train": len(train), "num_test": len(test),
             **scores.chosen,
         }  # fmt: skip
-        columns = [pa.array([task["name"]] * len(test)), pa.array(test.uid.tolist(), pa.string()), pa.array(scores.value), pa.nulls(len(test), pa.string())]
+        columns = [
+            pa.array([task["name"]] * len(test)),
+            pa.array(test.uid.tolist(), pa.string()),
+            pa.array(scores.value),
+            pa.nulls(len(test), pa.string()),
+        ]
         tables.append(pa.table(columns, schema=SCHEMA))
     return pa.concat_tables(tables or [SCHEMA.empty_table()]).replace_schema_metadata({"keepset.chosen": json.dumps(chosen)})
 

@@ -150,6 +150,13 @@ def damaged_header() -> list[bytes]:
     return [bytes(whole)]
 
 
+def unclosed() -> list[bytes]:
+    """Cut exactly behind a member, before the empty blocks."""
+    whole = tar([(b"case.jpg", encoded(2))])
+    at, size = whole.index(b"case.jpg"), len(encoded(2))
+    return [whole[: at + 512 + -(-size // 512) * 512]]
+
+
 def again(members: Members) -> Callable[[], list[bytes]]:
     """A pool of several odd members."""
     return lambda: [tar(members)]
@@ -174,7 +181,8 @@ def build_identical() -> list[bytes]:
 FIXTURES = [
     Fixture("truncated_tar", truncated_tar, (*FINE, ("whole", None), ("cut", "truncated")), "quarantined", "truncated", "before the end of member 'cut.jpg'", slug="bad-samples"),
     good("damaged_header", damaged_header, "found", damage="is damaged from byte"),
-    good("no_end_mark", lambda: [tar([])[: -tarfile.RECORDSIZE] + tar([(b"case.jpg", encoded(2))], fine=False).rstrip(b"\0").ljust(512 * 20, b"\0")], damage="after the end of its tar"),
+    good("no_end_mark", unclosed, damage="without the two empty blocks"),
+    Fixture("two_tars_in_one", lambda: [tar([]) + tar([(b"never.jpg", encoded(2))], fine=False)], FINE, "kept", damage="goes on after the end of its tar"),
     bad("zero_bytes", one(b"case.jpg", b""), "zero_bytes"),
     bad("text_as_jpg", one(b"case.jpg", b"I am not a picture, I am a text. " * 20), "undecodable"),
     bad("svg_as_jpg", one(b"case.jpg", b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'), "undecodable"),

@@ -53,7 +53,9 @@ def uid_of(i: int) -> str:
     return hashlib.sha256(b"sample %d" % i).hexdigest()[:32]
 
 
-def write_shards(folder: Path, pictures: list[bytes], labels: list[int | None], per_tar: int = 100, order: list[int] | None = None, **columns: list) -> Path:
+def write_shards(
+    folder: Path, pictures: list[bytes], labels: list[int | None], per_tar: int = 100, order: list[int] | None = None, **columns: list
+) -> Path:
     """Written shards: tars beside Parquet with uid, key and label, as a run has them; sample i has uid `uid_of(i)`."""
     folder.mkdir(parents=True)
     order = list(range(len(pictures))) if order is None else order

@@ -47,7 +47,9 @@ def test_the_rate_rises_in_a_line_and_falls_in_half_a_cosine():
     assert rate(0, 1, lr=0.4, warmup=0.1) == 0.4 and rate(3, 10, lr=1, warmup=0) == pytest.approx(0.5 * (1 + math.cos(0.3 * math.pi)))
 
 
-@pytest.mark.parametrize("given", [{"lr": -1.0}, {"momentum": 1.0}, {"warmup": 1.5}, {"clip": 0.0}, {"betas": (0.9,)}, {"betas": (0.9, 1.0)}, {"weight_decay": -1.0}])
+@pytest.mark.parametrize(
+    "given", [{"lr": -1.0}, {"momentum": 1.0}, {"warmup": 1.5}, {"clip": 0.0}, {"betas": (0.9,)}, {"betas": (0.9, 1.0)}, {"weight_decay": -1.0}]
+)
 def test_values_out_of_range_are_refused(given):
     with pytest.raises(Refusal, match=r"optimizer: .*\[bad-value\]"):
         optimizer(module(), **given)

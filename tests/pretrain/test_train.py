@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import manifests.publish
 from manifests.errors import Refusal
 from pretrain.backbones import load_backbone
-from pretrain.train import laid_over, train
+from pretrain.train import train
 from tests.pretrain.pictures import digit_pngs, write_shards
 
 
@@ -107,7 +107,15 @@ def test_the_folder_tells_what_was_done_and_opens_as_a_backbone(shards, tmp_path
     out = train(config(shards, tmp_path / "a", "look"), quiet=True)
     told = json.loads((out / "config.json").read_text())["keepset"]["training"]
     assert told["steps"] == 10 and told["samples"] == 200 and told["undecodable"] == 0 and told["seconds"] > 0
-    assert told["configuration"]["objective"] == {"name": "look", "k": None, "tau": 0.1, "queue": None, "momentum": 0.99, "projector": True, "width": 128}
+    assert told["configuration"]["objective"] == {
+        "name": "look",
+        "k": None,
+        "tau": 0.1,
+        "queue": None,
+        "momentum": 0.99,
+        "projector": True,
+        "width": 128,
+    }
     assert told["configuration"]["optimizer"]["warmup"] == 0.1 and told["configuration"]["views"]["crop"] == [0.4, 1.0]
     weights = load_file(out / "model.safetensors")
     backbone = load_backbone(out)
@@ -167,7 +175,10 @@ def test_samples_without_a_label_are_refused_where_labels_are_needed(tmp_path):
 
 def test_a_loss_that_is_not_finite_ends_the_training(shards, tmp_path):
     with pytest.raises(Refusal, match=r"the loss is .* at step .*\[diverged\]"):
-        train(config(shards, tmp_path / "a", "cross_entropy", optimizer={"lr": 1000.0, "warmup": 0.0}, backbone="timm:test_vit", resolution=16), quiet=True)
+        train(
+            config(shards, tmp_path / "a", "cross_entropy", optimizer={"lr": 1000.0, "warmup": 0.0}, backbone="timm:test_vit", resolution=16),
+            quiet=True,
+        )
 
 
 def test_a_file_of_configuration_is_read_strictly_and_laid_over(shards, tmp_path):
@@ -181,7 +192,6 @@ def test_a_file_of_configuration_is_read_strictly_and_laid_over(shards, tmp_path
     path.write_text("data: [x]\ndata: [y]\n")
     with pytest.raises(Refusal, match="stands twice"):
         train(path)
-    assert laid_over({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}, "d": {"e": 5}}) == {"a": {"b": 1, "c": 4}, "d": {"e": 5}}
 
 
 def hold(folder: str, ready, done) -> None:

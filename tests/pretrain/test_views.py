@@ -24,7 +24,12 @@ def test_a_view_depends_on_seed_uid_turn_and_view_and_on_nothing_else():
     torch.testing.assert_close(shuffled, whole[order], atol=1e-6, rtol=0)
     torch.testing.assert_close(alone, whole, atol=1e-6, rtol=0)
     assert torch.equal(augment(images, uids, turns, 0, 5, **EVERYTHING), whole)
-    for other in (augment(images, uids + 1, turns, 0, 5), augment(images, uids, turns + 1, 0, 5), augment(images, uids, turns, 1, 5), augment(images, uids, turns, 0, 6)):
+    for other in (
+        augment(images, uids + 1, turns, 0, 5),
+        augment(images, uids, turns + 1, 0, 5),
+        augment(images, uids, turns, 1, 5),
+        augment(images, uids, turns, 0, 6),
+    ):
         assert ((other - augment(images, uids, turns, 0, 5)).abs().amax((1, 2, 3)) > 0.05).all()
 
 

@@ -154,3 +154,10 @@ def test_what_does_not_fit_or_makes_no_sense_is_refused():
     for wrong in ({"side": 30}, {"floor_rms": 3.0}):
         with pytest.raises(Refusal, match="bad-value"):
             perceptual(pool, **wrong)
+
+
+def test_an_empty_pool_and_a_pool_of_strangers():
+    assert len(perceptual(picture_pool([])).keep) == 0
+    got = perceptual(picture_pool([png(p) for p in PICTURES]))
+    assert got.keep.all()
+    assert (got.columns["perceptual_size"] == 1).all()

@@ -1,5 +1,6 @@
 """What an arm holds, and draws that nobody can redraw."""
 
+import itertools
 import json
 from collections import Counter
 
@@ -113,7 +114,7 @@ def test_every_row_is_as_likely_and_draws_are_independent():
     count = Counter(u for d in draws for u in d)
     z = (np.array([count[u] for u in rows]) - 100) / np.sqrt(400 * 0.25 * 0.75)
     assert abs(z).max() < 4.5 and 0.8 < z.std() < 1.2
-    overlap = np.array([len(a & b) for a, b in zip(draws, draws[1:], strict=False)])
+    overlap = np.array([len(a & b) for a, b in itertools.pairwise(draws)])
     assert abs(overlap.mean() - 12.5) < 4 * np.sqrt(200 * 0.25 * 0.25 * 0.75 * 0.75 / 199 * 200 / 399)
 
 

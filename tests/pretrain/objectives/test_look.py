@@ -58,7 +58,16 @@ def problems(draw):
         z /= np.linalg.norm(z, axis=1, keepdims=True)
     label = np.array(draw(st.lists(st.integers(0, 2), min_size=queries + size, max_size=queries + size)))
     uid = np.array(draw(st.lists(st.integers(-3, 3), min_size=queries + size, max_size=queries + size)))
-    return z[:queries], label[:queries], uid[:queries], z[queries:], label[queries:], uid[queries:], draw(st.integers(1, size)), draw(st.sampled_from([0.1, 0.5, 2.0]))
+    return (
+        z[:queries],
+        label[:queries],
+        uid[:queries],
+        z[queries:],
+        label[queries:],
+        uid[queries:],
+        draw(st.integers(1, size)),
+        draw(st.sampled_from([0.1, 0.5, 2.0])),
+    )
 
 
 def tensors(*arrays: np.ndarray) -> list[torch.Tensor]:

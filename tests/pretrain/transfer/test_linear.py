@@ -63,7 +63,12 @@ def test_the_probe_chooses_on_validation_and_scores_every_test_row():
     x, y = problem(n=900, stretch=3.0)
     train, test = features(x[:600], y[:600]), features(x[600:], y[600:])
     scores = linear(train, test)
-    best = max(LogisticRegression(C=c, max_iter=3000).fit((x[:600] - x[:600].mean(0)) / x[:600].std(0), y[:600]).score((x[600:] - x[:600].mean(0)) / x[:600].std(0), y[600:]) for c in (0.01, 1.0))
+    best = max(
+        LogisticRegression(C=c, max_iter=3000)
+        .fit((x[:600] - x[:600].mean(0)) / x[:600].std(0), y[:600])
+        .score((x[600:] - x[:600].mean(0)) / x[:600].std(0), y[600:])
+        for c in (0.01, 1.0)
+    )
     assert scores.value.shape == (300,) and set(scores.value) <= {0.0, 1.0}
     assert scores.value.mean() >= best - 0.03
     assert linear(train, Features(test.z, (test.label + 1) % 5, test.uid)).chosen == scores.chosen

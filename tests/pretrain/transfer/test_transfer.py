@@ -53,7 +53,8 @@ def test_untrained_nets_follow_their_seed(pools):
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "slug"), [("pixels:x", "bad-value"), ("untrained:timm:test_resnet", "bad-value"), ("nowhere", "no-such-file"), ("untrained:x@8", "bad-value")]
+    ("checkpoint", "slug"),
+    [("pixels:x", "bad-value"), ("untrained:timm:test_resnet", "bad-value"), ("nowhere", "no-such-file"), ("untrained:x@8", "bad-value")],
 )
 def test_a_checkpoint_that_is_none_is_refused(checkpoint, slug, pools):
     with pytest.raises(Refusal) as refused:
