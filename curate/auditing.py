@@ -21,7 +21,7 @@ def audit(source: str, *, out: Path | None = None, workers: int | None = None, q
         from curate.ingest.ingest import ingest
 
         pool = str(folder / "pool")
-        ingest(source, to=folder / "pool")
+        ingest(source, to=folder / "pool", samples_per_shard=1_000)  # many shards: many workers, and progress
     run = build("audit", pool=pool, out=folder / "run", workers=workers, quiet=quiet)
     report(run.path)
     return run

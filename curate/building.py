@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from curate.deciding import Setting, decide
 from curate.engine_local import default_workers, map_tasks
 from curate.frame import Frame
-from curate.measuring import MeasureTask, encoder_identity, measure_shard, part_path, shard_signature, stage_key
+from curate.measuring import MeasureTask, encoder_identity, measure_shard, part_path, shard_signature, stage_key, vector_name
 from curate.plan import cached_digests, check_columns, evaluation_names, evaluation_paths, measures_of
-from curate.recipe import PoolPaths, Recipe, ResolvedStage, read_recipe
+from curate.recipe import Column, PoolPaths, Recipe, ResolvedStage, VectorName, read_recipe
 from curate.stages import MEASURE, STAGES
 from curate.writing import finish
 from manifests.digest import digest
@@ -163,21 +163,25 @@ def _build(recipe: Recipe, pool: PoolDescription, root: Path, options: Options) 
     if not len(frame.live):
         raise Refusal("empty-pool", recipe.pool or "", "holds no samples", "at least one")
     for path, evaluation in frames.items():
-        for stage in _measures_before(recipe, path):
+        for stage in _measures_for(recipe, path):
             evaluation.add_measure(stage)
     counts = _stages(recipe, frame, Setting(recipe.seed, options.memory, options.device, frames), root, options)
     return _finish(recipe, pool, frame, counts, root, options, damage, frames)
 
 
-def _measures_before(recipe: Recipe, path: str) -> list[ResolvedStage]:
-    """The measures that an evaluation pool needs: those listed before the last stage that reads it."""
-    last = max(i for i, s in enumerate(recipe.stages) if path in s.reads(PoolPaths))
-    return [s for s in recipe.stages[:last] if s.kind == MEASURE and s.name != "measure.index"]
+def _measures_for(recipe: Recipe, path: str) -> list[ResolvedStage]:
+    """The measures that an evaluation pool needs: those whose columns or vectors a stage that reads the pool reads."""
+    wanted: set[str] = set()
+    for stage in recipe.stages:
+        if path in stage.reads(PoolPaths):
+            wanted |= {*stage.reads(Column), *stage.reads(VectorName)}
+    measures = [s for s in recipe.stages if s.kind == MEASURE and s.name != "measure.index"]
+    return [s for s in measures if wanted & {*s.writes, *([vector_name(s)] if s.name == "measure.vectors" else [])}]
 
 
 def measure_pool(recipe: Recipe, pool: PoolDescription, root: Path, options: Options, last: str | None = None) -> tuple[Frame, list[str]]:
     """Run every measure over every shard of a pool into `root`; the measures that need a device run after the others, in this process."""
-    wanted = None if last is None else {s.id for s in _measures_before(recipe, last)}
+    wanted = None if last is None else {s.id for s in _measures_for(recipe, last)}
     known = cached_digests(root, pool, options.recheck)
     results = {}
     for device in (False, True):

@@ -64,7 +64,8 @@ class Encoder:
         rows = [self.encode(np.stack([self.fit(p) for p in pictures[i : i + self.batch]])) for i in range(0, len(pictures), self.batch)]
         vectors = np.concatenate(rows).astype(np.float64) if rows else np.zeros((0, 0))
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.divide(vectors, length, out=np.zeros_like(vectors) if len(rows) else vectors, where=length != 0).astype(np.float32)
+        with np.errstate(invalid="ignore"):  # what is not finite stays so: the measure names it
+            return np.divide(vectors, length, out=np.zeros_like(vectors), where=length != 0).astype(np.float32)
 
 
 def parse(spec: str, where: str = "encoder") -> Spec:

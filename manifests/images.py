@@ -36,7 +36,7 @@ MAGIC = (  # (offset, bytes, format); SVG, EPS, PDF and other programs in disgui
     (0, b"P5", "ppm"),
     (0, b"P6", "ppm"),
 )
-BROKEN = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
 BITS = {"1": 1, "I": 32, "F": 32, "I;16": 16, "I;16B": 16, "I;16L": 16, "I;16N": 16}
 LUMA: Any = np.array([77, 150, 29])  # 256ths of red, green, blue
 
@@ -200,7 +200,7 @@ def _decode_with_pillow(data: bytes | memoryview, kind: str) -> np.ndarray:
             _check_size(*picture.size)
             picture.load()
             return _rgb(picture)
-    except (*BROKEN, MemoryError) as error:
+    except BROKEN as error:
         raise Undecodable("undecodable") from error
 
 

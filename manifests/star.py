@@ -38,11 +38,11 @@ def star(rank: np.ndarray, pairs: Pairs, *, fixed: np.ndarray | None = None) -> 
 
 
 def first_kept(near: np.ndarray, alive: np.ndarray, fixed: np.ndarray) -> np.ndarray:
-    """The same walk over m rows that lie in keeper order: `near` (m, m) bool, `alive` (m,) what earlier rows have left, `fixed` (m,); the kept ones (m,) bool."""
+    """The same walk over m rows that lie in keeper order: `near[row, earlier]` (m, m) bool, of which the lower half is read, `alive` (m,) those that rows before
+    these have left, `fixed` (m,); the kept ones (m,) bool."""
     keep = alive | fixed
-    for row in range(len(keep)):
-        if keep[row]:
-            keep[row + 1 :] &= ~near[row, row + 1 :] | fixed[row + 1 :]
+    for row in np.flatnonzero(near.any(1) & alive & ~fixed):
+        keep[row] = not (near[row, :row] & keep[:row]).any()
     return keep
 
 

@@ -18,6 +18,9 @@ class Backbone(nn.Module):
     `net` is the plain timm (or open_clip) module, and its `state_dict` is what a checkpoint holds.
     """
 
+    _scale: Tensor
+    _shift: Tensor
+
     def __init__(self, net: nn.Module, spec: str, resolution: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.net, self.spec, self.resolution = net.to(memory_format=torch.channels_last), spec, resolution

@@ -76,7 +76,7 @@ def compare(plan: Path, run: Path | None, out: Path | None, seeds: int | None, j
     """
     from pretrain.evidence.compare import compare as function
 
-    _show_verdict(function(plan, run=run, out=out, seeds=seeds, jobs=jobs, device=device), as_json)
+    _show_verdict(function(plan, run=run, out=out, seeds=seeds, jobs=jobs, device=device), as_json)  # type: ignore[arg-type]
 
 
 @main.command()

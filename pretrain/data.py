@@ -47,7 +47,7 @@ def mix(x: np.ndarray) -> np.ndarray:
 def visits(samples: Samples, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """(rows, turns) of pass `epoch` in their order; a sample of weight w comes floor(w) times, and once more with probability w - floor(w)."""
     with np.errstate(over="ignore"):
-        key = mix(samples.number.view(np.uint64) ^ mix(np.uint64(seed) * GOLDEN + np.uint64(epoch)))
+        key = mix(samples.number.view(np.uint64) ^ mix(np.array(seed, np.uint64) * GOLDEN + np.uint64(epoch)))
         chance = (mix(key + GOLDEN) >> np.uint64(11)).astype(np.float64) * 2.0**-53
         whole = np.floor(samples.weight)
         count = (whole + (chance < samples.weight - whole)).astype(np.int64)

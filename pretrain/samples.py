@@ -75,7 +75,7 @@ def open_samples(data: list[str], uids: str | Path | None = None) -> Samples:
     table = pa.concat_tables([t[0] for t in tables]).combine_chunks()
     table = table.take(pc.sort_indices(table, [("uid", "ascending")]))
     uid = table["uid"].to_numpy(zero_copy_only=False).astype("U32")
-    twice = np.flatnonzero(uid[1:] == uid[:-1]) if len(uid) else []
+    twice = np.flatnonzero(uid[1:] == uid[:-1])
     if len(twice):
         raise Refusal("bad-value", "data", f"{len(twice)} samples stand in two sources, the first is {uid[twice[0]]}", "a uid may come only once")
     label = pc.fill_null(table["label"], -1).to_numpy().astype(np.int64)

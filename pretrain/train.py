@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from manifests.digest import digest
 from manifests.errors import Refusal
@@ -22,6 +22,7 @@ from pretrain.tables import OBJECTIVES
 if TYPE_CHECKING:
     import torch
 
+    from pretrain.backbones import Backbone
     from pretrain.objectives.objective import Objective
 
 FLUSH = 50  # steps between readings of the logged tensors: each reading waits for the device
@@ -155,7 +156,7 @@ class Loop:
                         save_state(self.out, self.digest, objective, optimizing, step, planned.after, rows, clock.spent())
             save_metrics(self.out, rows)
             cost = {**clock.spent(), "undecodable": pictures.undecodable, "samples": len(self.samples), "steps": self.steps, "device": self.device}
-            save_model(self.out, objective.backbone, {"digest": self.digest, "configuration": self.resolved, **cost})
+            save_model(self.out, cast("Backbone", objective.backbone), {"digest": self.digest, "configuration": self.resolved, **cost})
 
     def _objective(self) -> "Objective":
         from pretrain.backbones import open_backbone

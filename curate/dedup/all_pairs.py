@@ -53,9 +53,10 @@ def all_pairs(
     heads_z, heads_fixed = z.subset(heads), fixed[heads]
 
     def compare_block(state: State) -> State:
-        return _compare_block(heads_z, heads_fixed, state, min_cosine, min_cosine - edge_margin)
+        return _compare_block(heads_z, heads_fixed, state, min_cosine, min_cosine - edge_margin, room)
 
     m = len(heads)
+    room = np.empty(min(m, BLOCK) ** 2, np.float32)  # for one tile after the other: fresh memory costs a good part of the product
     start = np.ones(m, bool), np.full(m, -1, np.int64), np.full(m, np.nan), np.full((m, max_edges), -1, np.int32), np.zeros(1, np.int64)
     keep, witness, score, edges, _ = pool.scan("blocks", compare_block, start, rounds=-(-m // BLOCK))
     place = np.searchsorted(heads, first)  # each row's head
@@ -67,7 +68,7 @@ def _at_hand(z: Vectors, memory: int) -> Vectors:
     return Vectors.of(z.stored(slice(0, len(z)))) if 2 * len(z) * z.dim <= memory // 4 else z
 
 
-def _compare_block(z: Vectors, fixed: np.ndarray, state: State, threshold: float, floor: float) -> State:
+def _compare_block(z: Vectors, fixed: np.ndarray, state: State, threshold: float, floor: float, room: np.ndarray) -> State:
     """The next BLOCK rows against all rows before them; rows lie in keeper order."""
     keep, witness, score, edges, done = state
     rows = np.arange(done[0], min(done[0] + BLOCK, len(z)))
@@ -82,15 +83,15 @@ def _compare_block(z: Vectors, fixed: np.ndarray, state: State, threshold: float
     error = float32_error(z.dim)
     for first in range(0, int(done[0]), BLOCK):
         columns = np.arange(first, first + BLOCK)
-        scores = unit @ z.unit(columns).T
+        scores = np.matmul(unit, z.unit(columns).T, out=room[: len(rows) * BLOCK].reshape(len(rows), BLOCK))
         top = scores.max(1)
         _note_edges(edges, scores, top, z, rows, columns, floor)
         hear(scores, np.flatnonzero(top >= threshold - error), columns)
-    scores = unit @ unit.T
+    scores = np.matmul(unit, unit.T, out=room[: len(rows) ** 2].reshape(len(rows), len(rows)))
     scores[np.arange(len(rows))[:, None] <= np.arange(len(rows))] = -2  # each pair once, and none with itself
     _note_edges(edges, scores, scores.max(1), z, rows, rows, floor)
     near = within(scores, z, rows, z, rows, threshold)
-    keep[rows] = first_kept(np.ascontiguousarray(near.T), best < threshold, fixed[rows])
+    keep[rows] = first_kept(near, best < threshold, fixed[rows])
     hear(scores, np.flatnonzero(~keep[rows]), rows)
     dropped = ~keep[rows]
     witness[rows[dropped]], score[rows[dropped]] = by[dropped], best[dropped]

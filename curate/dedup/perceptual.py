@@ -69,7 +69,7 @@ def perceptual(
     group = np.where(keep, np.arange(len(pool)), witness)
     size = np.bincount(group, minlength=len(pool))[group]
     return Verdicts(
-        keep=keep, reason="near_duplicate", score=-best, threshold=max_rms, witness=witness,
+        keep=keep, reason="near_duplicate", score=np.abs(best), threshold=max_rms, witness=witness,
         columns={"perceptual_group": pa.array(pool.uid[group].astype("U32")), "perceptual_size": size.astype(np.int32)},
         edges=_edges(same, (a, b, score, distance)),
     )  # fmt: skip

@@ -10,7 +10,7 @@ from manifests.vectors.tiles import equal_rows
 REASONS = ("represented",)
 WRITES = {"facility_location_rank": pa.int64(), "facility_location_gain": pa.float64()}
 STRIP = 512  # rows of similarities at work
-SPARSE = 1 / 30  # share of similarities that can still add something, from which on only these are held
+SPARSE = 1 / 20  # share of similarities that can still add something, from which on only these are held
 
 
 def facility_location(pool: Pool, *, vectors: VectorName, keep: Share) -> Verdicts:
@@ -117,6 +117,7 @@ class _Greedy:
         before = best[rows]
         picked[row], gain[row] = picked.max(initial=-1) + 1, (self.weight[rows] * (s - before)).sum()
         best[rows], nearest[rows] = s, row
+        nearest[nearest < 0] = row  # opposite to the first pick: similarity 0, but no other is nearer
         return rows, before
 
     def _similarity(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -167,7 +168,7 @@ class _Dense:
         self.unit, self.weight = z.unit(slice(0, len(z))), weight
         self.error = 1.1 * float32_error(z.dim) + 2.0**-22  # of a cosine, and of the float32 limits that it is compared with
         self.gain, self.slack, self.upper = np.zeros(len(z)), 0.0, np.zeros(len(z))
-        self._room = np.empty((2, STRIP * max(2 * STRIP, len(z) // 4 + 1)), np.float32)
+        self._room = np.empty((2, 2 * STRIP * STRIP), np.float32)
 
     def start(self, best: np.ndarray, nothing_picked: bool) -> None:
         """Gains from `best` (n,): in closed form where nothing is picked yet, else by a pass over all pairs, each seen once."""
@@ -196,6 +197,8 @@ class _Dense:
     def tile(self, block: np.ndarray, j: slice) -> tuple[np.ndarray, np.ndarray]:
         """The cosines of `block` with the rows `j`, and room of the same shape; both are overwritten by the next tile (fresh memory costs as much as the product)."""
         shape = len(block), j.stop - j.start
+        if shape[0] * shape[1] > self._room.shape[1]:
+            self._room = np.empty((2, shape[0] * shape[1]), np.float32)
         cosine, room = (space[: shape[0] * shape[1]].reshape(shape) for space in self._room)
         return np.matmul(block, self.unit[j].T, out=cosine), room
 

@@ -1,12 +1,14 @@
 """Greedy k-centre: keep a set that no live sample is far from."""
 
 import numpy as np
+import pyarrow as pa
 
 from curate.pool import Pool, Share, State, VectorName, Verdicts
 from manifests.vectors.store import Vectors, normalised
 from manifests.vectors.tiles import closest
 
 REASONS = ("covered",)
+WRITES = {"kcenter_rank": pa.int64()}
 CANDIDATES = 1024  # farthest rows among which picks are made before the others hear of them
 
 

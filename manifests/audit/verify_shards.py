@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.audit.visible import visible
+from manifests.errors import Refusal
 from manifests.run import Run
 
 Finding = dict[str, str]
@@ -128,7 +129,7 @@ def _bytes(run: Run, file: Path, samples: list[tuple[str, list[Member]]], rows: 
             try:
                 theirs = _members(run, sample, members)
                 same = _same(run, handle, mine, sample["shard"], theirs)
-            except (OSError, KeyError, IndexError, pa.ArrowException) as error:
+            except (OSError, KeyError, IndexError, pa.ArrowException, Refusal) as error:
                 lost[sample["shard"]] = visible(error, 160)
                 continue
             if not same:

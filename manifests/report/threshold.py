@@ -17,11 +17,11 @@ ABOUT = """SELECT count(*) AS scored, count(*) FILTER (NOT keep) AS dropped, cou
        count(*) FILTER (keep AND score = threshold) AS kept_at
 FROM {view} WHERE keep IS NOT NULL AND score IS NOT NULL AND threshold IS NOT NULL AND isfinite(score)"""
 
-COUNTED = """SELECT {round}((score - {limit}) / {width})::INT AS bin, count(*) FILTER (keep) AS kept, count(*) FILTER (NOT keep) AS dropped
+COUNTED = """SELECT {round}(round((score - {limit}) / {width}, 9))::INT AS bin, count(*) FILTER (keep) AS kept, count(*) FILTER (NOT keep) AS dropped
 FROM {view} WHERE keep IS NOT NULL AND score IS NOT NULL AND threshold IS NOT NULL AND isfinite(score)
 GROUP BY ALL ORDER BY bin"""
 
-PAIRS = """SELECT {round}((score - {limit}) / {width})::INT AS bin, count(*) AS pairs
+PAIRS = """SELECT {round}(round((score - {limit}) / {width}, 9))::INT AS bin, count(*) AS pairs
 FROM {view} WHERE isfinite(score)
 GROUP BY ALL ORDER BY bin"""
 

@@ -26,8 +26,8 @@ def neighbours(codes: np.ndarray, radius: int, *, base: np.ndarray | None = None
     With `base`     every pair of a row a of `codes` and a row b of `base`. Many equal codes on both sides multiply: group them first (`representatives`).
     Without it      pairs a < b of rows of `codes`, and **equal codes are one**: a pair stands for all rows with the same two codes and names the
                     smallest row of each, and each further row m of a code comes once, as (its smallest row, m, 0). A million equal codes are thus a
-                    million pairs. Sort rows by keeper order first where the best row must be the one that is named: a star rule needs nothing
-                    else, for whoever lies within the radius of one row of a code lies within the radius of all.
+                    million pairs. A star rule over the named rows decides for all (sort rows by keeper order first, so that the best is named): a
+                    further row is dropped whatever becomes of its named row, and has its witness: that row, or the witness of that row.
 
     Guarantee   exact: each such pair once; their order is fixed by the input
     codes       (n, w) uint8; base (m, w) uint8

@@ -77,8 +77,9 @@ def _propose(block: np.ndarray, base: Vectors, width: int) -> tuple[np.ndarray, 
     """(b,) the score that no unproposed row exceeds and (b, width) proposed rows, by float32."""
     top = np.full((len(block), width), -np.inf, np.float32)
     row = np.zeros((len(block), width), np.int64)
+    room = np.empty(len(block) * min(BASE, len(base)), np.float32)  # for one tile after the other: fresh memory costs a good part of the product
     for start, tile in _tiles(base):
-        scores = block @ tile.T
+        scores = np.matmul(block, tile.T, out=room[: len(block) * len(tile)].reshape(len(block), len(tile)))
         if start == 0 and scores.shape[1] >= width:
             row = np.argpartition(scores, scores.shape[1] - width, axis=1)[:, -width:]
             top = np.take_along_axis(scores, row, 1)

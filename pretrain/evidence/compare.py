@@ -69,13 +69,15 @@ def compare(
             progress.done = len(comparison.runs) - len(todo)
             with _executor(jobs or checked.jobs, todo, runner) as submit:
                 pending = {r: submit(comparison, r, device) for r in todo}
+                moved = False
                 for round_ in range(comparison.seeds):
-                    for r in (r for r in comparison.runs if r.round == round_):
-                        if r in pending:
-                            pending[r]()
-                            record_event(comparison.folder / "events.jsonl", "run", folder=r.folder)
-                            progress.advance()
-                    _judge_round(comparison, round_)
+                    fresh = [r for r in comparison.runs if r.round == round_ and r in pending]
+                    for r in fresh:
+                        pending[r]()
+                        record_event(comparison.folder / "events.jsonl", "run", folder=r.folder)
+                        progress.advance()
+                    moved = moved or bool(fresh)
+                    _judge_round(comparison, round_, moved)
     return comparison.folder
 
 
@@ -272,19 +274,29 @@ def _waiting(future: "Future[None]", comparison: Comparison, run: Run) -> Callab
     return wait_for_it
 
 
-def _judge_round(comparison: Comparison, round_: int) -> None:
-    """Put the finished runs into one table; judge it where the plan looks (and at the end), else only show the means."""
+def _judge_round(comparison: Comparison, round_: int, moved: bool) -> None:
+    """Judge the finished runs where the plan looks (and at the end), else only show the means; then put them into one table.
+
+    moved   whether this call made any run so far: rounds that stood before are only gone over for a look that was missed. The table comes
+            last: with its digest it says that its round is judged, so that a finished comparison reads nothing again.
+    """
     finished = [r for r in comparison.runs if r.round <= round_]
+    count, path = round_ + 1, comparison.folder / "scores.parquet"
+    last = count == comparison.seeds
+    is_look = count >= MIN_RUNS and (last or count in comparison.plan.looks)
+    taken = any(row["runs"] == count for row in read_looks(comparison.folder))
+    made_of = digest("scores", comparison.plan.digest, [comparison.identity(r) for r in finished])
+    judged = published_digest(path) == made_of and (comparison.folder / "verdicts.parquet").is_file()
+    if judged or (not last and not moved and (taken or not is_look)):
+        return
     table = pa.concat_tables([_scores_of(comparison, r) for r in finished])
-    publish_table(comparison.folder / "scores.parquet", table, digest("scores", comparison.plan.digest, [comparison.identity(r) for r in finished]))
-    scores = fold(table, str(comparison.folder / "scores.parquet"), list(comparison.plan.objectives))
+    scores = fold(table, str(path), list(comparison.plan.objectives))
     facts = _facts(comparison, finished, {task.name: task.uids for task in scores.tasks})
-    count = round_ + 1
-    is_look = count >= MIN_RUNS and (count in comparison.plan.looks or count == comparison.seeds)
     if is_look:
         evaluate(comparison.folder, comparison.plan, scores, facts)
     elif not read_looks(comparison.folder):
         wait(comparison.folder, comparison.plan, scores, facts)
+    publish_table(path, table, made_of)
 
 
 def _scores_of(comparison: Comparison, run: Run) -> pa.Table:

@@ -59,8 +59,7 @@ def seeds_needed(
         return None
 
     def enough(count: int) -> bool:
-        variance, df = at_runs(now, runs, num_samples, count, cautious)
-        return variance <= 0 or float(t_quantile(1 - alpha, df) + t_quantile(power, df)) * math.sqrt(variance) <= distance
+        return reach(now, runs, num_samples, count, alpha=alpha, power=power, cautious=cautious) <= distance
 
     if not enough(LIMIT):
         return None
@@ -69,6 +68,21 @@ def seeds_needed(
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
+
+
+def reach(
+    now: Contrast,
+    runs: Sequence[float],
+    num_samples: Sequence[float],
+    runs_then: int,
+    *,
+    alpha: float = ALPHA,
+    power: float = POWER,
+    cautious: bool = False,
+) -> float:
+    """The distance from its bound at which the word is won with chance `power` at `runs_then` runs: (t_alpha + t_power) sqrt(V)."""
+    variance, df = at_runs(now, runs, num_samples, runs_then, cautious)
+    return float(t_quantile(1 - alpha, df) + t_quantile(power, df)) * math.sqrt(variance) if variance > 0 else 0.0
 
 
 def sample_floor(now: Contrast, *, alpha: float = ALPHA, power: float = POWER) -> float:

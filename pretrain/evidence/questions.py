@@ -32,6 +32,7 @@ from pretrain.evidence.verdict import (
     Verdict,
     decide,
     next_alpha,
+    points,
     sentence,
     shifted,
     tau,
@@ -239,7 +240,7 @@ def _verdict(objective: str, scope: Scope, arm: PlannedArm, ref: PlannedArm, que
     none = Contrast(nothing, np.zeros(len(scope.names)), np.zeros(len(scope.weights)), nothing, nothing, nothing, ALPHA)
     if few:
         unit = "draws" if scope.draws[scope.at(few[0])] is not None else "runs"
-        return row, Question(none, None, 0.0, f"needs at least {MIN_RUNS} {unit} of {few[0]}"), scope
+        return row, Question(none, None, 0.0, f"needs at least {MIN_RUNS} {unit} of {few[0]}{_forecast(scope, row, plan)}"), scope
     if not look.number:
         return row, Question(none, None, 0.0, f"no look at {look.runs} runs; the plan looks at {', '.join(map(str, plan.looks))}"), scope
     shown = look.alpha or min(look.spent.values(), default=ALPHA)
@@ -250,6 +251,16 @@ def _verdict(objective: str, scope: Scope, arm: PlannedArm, ref: PlannedArm, que
     if not scope.task:
         _cross_checks(row, scope, i, j, shown)
     return row, Question(difference, inside, row.margin, barred), scope
+
+
+def _forecast(scope: Scope, row: Verdict, plan: Plan) -> str:
+    """Before the first look: what it will be able to tell, by usual variances (runs shorter than 20 epochs)."""
+    if scope.task or row.mean_ref is None:
+        return ""
+    n = scope.moments.num_samples.astype(int).tolist()
+    error = min(max(1 - row.mean_ref, 0.01), 0.5)
+    distance = power.reach(power.expected(n, tau=0.006, error=error), [MIN_RUNS, MIN_RUNS], n, plan.looks[0])
+    return f"; the first look, at {plan.looks[0]} runs, is likely to see a difference of {points(distance, signed=False, digits=1)} pt (80 % chance)"
 
 
 def _describe(row: Verdict, scope: Scope, difference: Contrast, i: int, j: int) -> None:
@@ -312,7 +323,10 @@ def _plan_ahead(row: Verdict, scope: Scope, asked: Contrast, plan: Plan, look: L
     row.seeds_needed = power.seeds_needed(asked, sizes, n.tolist(), distance, alpha=alpha)
     row.seeds_needed_cautious = power.seeds_needed(asked, sizes, n.tolist(), distance, alpha=alpha, cautious=True)
     if row.seeds_needed is None:
-        row.samples_needed = power.samples_needed(asked, n.tolist(), distance, alpha=alpha)
+        samples = power.samples_needed(asked, n.tolist(), distance, alpha=alpha)
+        row.samples_needed = samples if samples is not None and samples > n.sum() else None
+        if row.samples_needed is None:
+            row.note = "; ".join(filter(None, [row.note, f"more than {power.LIMIT:,} seeds would be needed if the truth is the estimate"]))
 
 
 def _cross_checks(row: Verdict, scope: Scope, i: int, j: int, alpha: float) -> None:

@@ -219,6 +219,8 @@ def sentence(v: Verdict, looks: int, reference_words: str) -> str:
     parts = [f"{head} ({numbers})"]
     if v.retained_lo is not None and v.word in (BETTER, NOT_WORSE):
         parts.append(f"keeps at least {100 * v.retained_lo:.1f} % of the gain over untrained")
+    if v.question == "enough" and v.rows_arm and v.rows_ref and v.rows_arm < v.rows_ref:
+        parts.append(f"{100 * (1 - v.rows_arm / v.rows_ref):.0f} % fewer training samples")
     if v.note:
         parts.append(v.note)
     if v.word == CANNOT_TELL:

@@ -134,6 +134,7 @@ class Look(Objective):
 
     num_views = 2
     needs_labels = True
+    step: Tensor
 
     def __init__(self, backbone: nn.Module, projector: nn.Module, width: int, *, k: int, tau: float, queue: int, momentum: float) -> None:
         super().__init__(backbone)
@@ -156,10 +157,9 @@ class Look(Objective):
     @torch.no_grad()
     def move_keys(self) -> Tensor:
         """key <- m key + (1 - m) query, before the keys are computed; m = min(momentum, (t + 1) / (t + 10)) is returned."""
-        step = self.step.float()
-        m = ((step + 1) / (step + 10)).clamp(max=self.momentum)
-        theirs = list(self.backbone.parameters()) + list(self.projector.parameters())
-        torch._foreach_lerp_(list(self.key_encoder.parameters()), theirs, float(1 - m))
+        m = ((self.step + 1.0) / (self.step + 10.0)).clamp(max=self.momentum)
+        theirs: list[Tensor] = [*self.backbone.parameters(), *self.projector.parameters()]
+        torch._foreach_lerp_([*self.key_encoder.parameters()], theirs, float(1 - m))
         self.step += 1
         return m
 

@@ -36,8 +36,10 @@ def transfer(
     if not str(checkpoint).startswith("pixels:"):
         from pretrain.backbones import pick_device
 
-        device = pick_device(device)
-    encoder = open_encoder(str(checkpoint), device, seed)
+        where = pick_device(device)
+    else:
+        where = "cpu"
+    encoder = open_encoder(str(checkpoint), where, seed)
     known: dict[str, Features] = {}
     tables, chosen = [], {}
     for task in tasks:

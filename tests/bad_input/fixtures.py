@@ -94,6 +94,7 @@ def one(name: bytes, body: "bytes | str | int", label: bytes | None = b"1") -> C
     return lambda: [tar([(name, body)] + ([(key + b".cls", label)] if label is not None else []))]
 
 
+@cache
 def bomb() -> bytes:
     """A valid PNG of 20,000 × 20,000 in 50 kB."""
 
@@ -102,7 +103,9 @@ def bomb() -> bytes:
 
     packer = zlib.compressobj(9)
     pixels = b"".join(packer.compress(bytes(2501 * 500)) for _ in range(40)) + packer.flush()
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
 
 
 def animated_bomb() -> bytes:
@@ -179,10 +182,20 @@ def build_identical() -> list[bytes]:
 
 
 FIXTURES = [
-    Fixture("truncated_tar", truncated_tar, (*FINE, ("whole", None), ("cut", "truncated")), "quarantined", "truncated", "before the end of member 'cut.jpg'", slug="bad-samples"),
+    Fixture(
+        "truncated_tar",
+        truncated_tar,
+        (*FINE, ("whole", None), ("cut", "truncated")),
+        "quarantined",
+        "truncated",
+        "before the end of member 'cut.jpg'",
+        slug="bad-samples",
+    ),
     good("damaged_header", damaged_header, "found", damage="is damaged from byte"),
     good("no_end_mark", unclosed, damage="without the two empty blocks"),
-    Fixture("two_tars_in_one", lambda: [tar([]) + tar([(b"never.jpg", encoded(2))], fine=False)], FINE, "kept", damage="goes on after the end of its tar"),
+    Fixture(
+        "two_tars_in_one", lambda: [tar([]) + tar([(b"never.jpg", encoded(2))], fine=False)], FINE, "kept", damage="goes on after the end of its tar"
+    ),
     bad("zero_bytes", one(b"case.jpg", b""), "zero_bytes"),
     bad("text_as_jpg", one(b"case.jpg", b"I am not a picture, I am a text. " * 20), "undecodable"),
     bad("svg_as_jpg", one(b"case.jpg", b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'), "undecodable"),

@@ -30,7 +30,7 @@ def measured(pool):
                     for measure in (quality, exact_hash, perceptual_hash):
                         row |= {k: v[0] for k, v in measure(batch).items()}
                     row["fault"] = batch.faults[0]
-        rows += found
+        rows += [{k: v.as_py() if hasattr(v, "as_py") else v for k, v in row.items()} for row in found]
     return rows, damage, names
 
 

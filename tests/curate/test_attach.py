@@ -16,7 +16,7 @@ from manifests.shards.pool_yaml import open_pool
 from manifests.strict_yaml import read_yaml
 from manifests.vectors.store import Vectors, valid_rows
 from tests.curate.ingest.pictures import picture, put
-from tests.curate.ingest.test_shards import img2dataset
+from tests.curate.ingest.test_shards import img2dataset, tar
 
 N = 11
 
@@ -179,8 +179,6 @@ def test_a_key_under_another_name(pool, tmp_path):
 
 
 def test_a_name_that_stands_for_two_samples_is_refused(tmp_path):
-    from tests.curate.ingest.test_shards import tar
-
     for i in range(2):
         tar(tmp_path / "set" / f"{i}.tar", [("same.png", picture(i)), (f"other{i}.png", picture(i))])
     ingest(str(tmp_path / "set"), to=tmp_path / "pool", quiet=True)
@@ -189,6 +187,15 @@ def test_a_name_that_stands_for_two_samples_is_refused(tmp_path):
     pq.write_table(pa.table({"key": ["same", "other1"], "v": [1, 2]}), tmp_path / "t.parquet")
     with pytest.raises(Refusal, match=r"'same' is the 'key' of 2 samples.*Join by uid.*\[bad-value\]"):
         attach(tmp_path / "pool", tmp_path / "t.parquet", name="x", quiet=True)
+
+
+def test_equal_samples_in_two_shards_are_told_apart_by_uid(tmp_path):
+    for i in range(2):
+        tar(tmp_path / "set" / f"{i}.tar", [("same.png", picture(0))])
+    ingest(str(tmp_path / "set"), to=tmp_path / "pool", quiet=True)
+    pq.write_table(pa.table({"uid": names(tmp_path / "pool")["uid"], "v": [1, 2]}), tmp_path / "t.parquet")
+    attach(tmp_path / "pool", tmp_path / "t.parquet", name="x", quiet=True)
+    assert attached_rows(tmp_path / "pool", "x", "v") == [1, 2]
 
 
 @pytest.mark.parametrize(

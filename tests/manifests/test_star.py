@@ -1,7 +1,7 @@
 """manifests.star against the definition."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.star import first_kept, star
@@ -35,6 +35,7 @@ def blocks(pairs, size):
     return [tuple(np.array(column) for column in zip(*pairs[i : i + size], strict=True)) for i in range(0, len(pairs), size)]
 
 
+@settings(deadline=None)
 @given(graph=graphs(), size=st.integers(1, 5))
 def test_star_is_the_rule_for_any_order_of_pairs(graph, size):
     rank, pairs, fixed = graph
@@ -42,6 +43,7 @@ def test_star_is_the_rule_for_any_order_of_pairs(graph, size):
         np.testing.assert_array_equal(got, want)
 
 
+@settings(deadline=None)
 @given(graph=graphs())
 def test_first_kept_is_the_same_walk(graph):
     rank, pairs, fixed = graph

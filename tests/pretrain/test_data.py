@@ -1,4 +1,5 @@
 import itertools
+from collections import deque
 
 import numpy as np
 import pytest
@@ -100,10 +101,13 @@ def test_what_gives_no_picture_is_zero_marked_and_counted(tmp_path):
 
 
 def test_a_dead_loader_is_told_and_not_waited_for(samples):
-    with Pictures(samples, 12, workers=1, cache_bytes=0) as pictures, pytest.raises(Refusal, match=r"a loader process died.*\[does-not-fit\]"):
-        for _ in pictures.fetch(batches(samples, 3, 32, Position())):
-            pictures._loaders[0][0].kill()
-            pictures._loaders[0][0].join()
+    with Pictures(samples, 12, workers=1, cache_bytes=0) as pictures:
+        found = pictures.fetch(batches(samples, 3, 32, Position()))
+        next(found)
+        pictures._loaders[0][0].kill()
+        pictures._loaders[0][0].join()
+        with pytest.raises(Refusal, match=r"a loader process died.*\[does-not-fit\]"):
+            deque(found)
 
 
 def test_a_square_is_the_centre_upright(tmp_path):

@@ -47,6 +47,7 @@ def check(z, uid, threshold, fixed, block, **more):
     return got, order, cosine
 
 
+@settings(deadline=None)
 @given(z=exact_unit_vectors(), threshold=st.sampled_from([1.0, 0.5, 0.25, 0.0, -1.0]), block=st.integers(1, 6), data=st.data())
 def test_all_pairs_is_the_rule_to_the_last_tie(z, threshold, block, data):
     uid = np.array(data.draw(st.permutations(range(len(z)))))
@@ -71,7 +72,7 @@ def test_blocks_row_order_and_float32_reach_no_verdict(seed, spread, groups, blo
     assert edges == sorted(zip(uid[order][two.edges.a], uid[order][two.edges.b], two.edges.score, strict=True))
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(z=exact_unit_vectors(min_size=2), block=st.integers(1, 6), data=st.data())
 def test_edges_replay_every_threshold_down_to_the_floor(z, block, data):
     uid = np.array(data.draw(st.permutations(range(len(z)))))

@@ -100,6 +100,22 @@ def test_keys_are_safe_unique_and_know_no_position(paths, random):
     assert dict(zip(mixed, keys_of(mixed), strict=True)) == keys
 
 
+def test_a_name_made_to_look_like_another_key_gets_its_own():
+    first = [b"a.png", b"a.jpg"]
+    trap = keys_of(first)[0].encode() + b".png"
+    keys = keys_of([*first, trap])
+    assert len(set(keys)) == 3
+    assert keys[:2] == keys_of(first)
+
+
+def test_hard_links_are_copies_and_stay_two_samples(tmp_path):
+    source = make(tmp_path / "src", ["1.png"])
+    os.link(source / "1.png", source / "2.png")
+    summary = run(source, tmp_path / "pool")
+    assert summary["samples"] == 2
+    assert "links" not in summary
+
+
 def test_the_order_in_which_the_disk_lists_files_is_irrelevant(tmp_path, monkeypatch):
     names = [f"{c}/{i}.png" for c in "ba" for i in range(9)]
     run(make(tmp_path / "src", names), tmp_path / "one", samples_per_shard=5)

@@ -134,6 +134,26 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(source, tmp_path, monke
     assert files(tmp_path / "pool") == files(tmp_path / "undisturbed")
 
 
+def test_a_source_that_is_reverted_after_a_crash_is_packed_as_it_is(source, tmp_path, monkeypatch):
+    run(source, tmp_path / "pool")
+    whole, path = files(tmp_path / "pool"), source / "a" / "00.png"
+    before, times = path.read_bytes(), path.stat()
+
+    def kill(name: str, path: Path) -> None:
+        if name == "renamed":
+            raise Killed
+
+    put(path, before[:-1] + b"?")  # of the same size
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "moment", kill)
+        with pytest.raises(Killed):
+            run(source, tmp_path / "pool")
+    put(path, before)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    run(source, tmp_path / "pool")
+    assert files(tmp_path / "pool") == whole
+
+
 def test_another_source_or_a_foreign_folder_is_refused(source, tmp_path):
     run(source, tmp_path / "pool")
     other = put(tmp_path / "other" / "1.png", picture(1)).parent

@@ -2,13 +2,14 @@
 
 import io
 import socket
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from curate.ingest.ingest import ingest
-from curate.ingest.torchvision import png
+from curate.ingest.torchvision import _arrays, png
 from manifests.errors import Refusal
 from manifests.shards.pool_yaml import open_pool
 from tests.curate.ingest.pictures import members, picture, put, sidecar
@@ -50,6 +51,12 @@ def test_a_data_set_of_files_keeps_their_bytes(tmp_path):
     assert summary["encoding"] == "original files"
     assert members(tmp_path / "pool") == {"cat_a.jpg": picture(1, "JPEG"), "cat_a.cls": b"0", "dog_b.png": picture(2), "dog_b.cls": b"1"}
     assert open_pool(tmp_path / "pool").classes == ("cat", "dog")
+
+
+def test_channels_first_arrays_are_turned():
+    turned = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 3), dtype=np.uint8)
+    assert (_arrays(SimpleNamespace(data=np.moveaxis(turned, 3, 1)), "STL10") == turned).all()
+    assert (_arrays(SimpleNamespace(data=turned), "CIFAR10") == turned).all()
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (5, 9, 3)])

@@ -26,6 +26,7 @@ def by_definition(z, uid, k, fixed=()):
     return picks
 
 
+@settings(deadline=None)
 @given(z=exact_unit_vectors(), data=st.data())
 def test_kcenter_is_the_rule_to_the_last_tie(z, data):
     uid = data.draw(st.permutations(range(len(z))))

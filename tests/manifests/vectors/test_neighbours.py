@@ -27,6 +27,7 @@ def check(queries, base, k, rank, exclude, **more):
         np.testing.assert_array_equal(got, want)
 
 
+@settings(deadline=None)
 @given(z=exact_unit_vectors(), k=st.integers(1, 6), exclude=st.booleans(), data=st.data())
 def test_ties_go_to_the_smaller_uid(z, k, exclude, data):
     check(Vectors.of(z), Vectors.of(z), k, np.array(data.draw(st.permutations(range(len(z))))), exclude)

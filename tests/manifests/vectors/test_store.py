@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.errors import Refusal
@@ -35,6 +35,7 @@ def test_nulls_and_digest(shards):
     assert vectors_digest(paths[1]) == "made-of" and vectors_digest(paths[0].with_name("absent")) is None
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_any_rows_in_any_order(shards, data):
     paths, whole = shards

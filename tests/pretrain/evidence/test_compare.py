@@ -107,8 +107,9 @@ def test_a_stopped_comparison_goes_on_where_it_stopped(plan, tmp_path):
     assert len(first.asked) == 11 and first.asked + second.asked == [*first.asked, *second.asked] and len(second.asked) == 29 - 11
     for name in ("scores.parquet", "verdicts.parquet", "intervals.svg"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
-    third = Lab()
+    third, before = Lab(), {p: p.stat().st_mtime_ns for p in folder.glob("*.parquet")}
     assert compare(plan(), runner=third) == folder and third.asked == []
+    assert before == {p: p.stat().st_mtime_ns for p in folder.glob("*.parquet")}
 
 
 def test_means_but_no_interval_before_and_between_looks(plan, monkeypatch):
@@ -125,7 +126,8 @@ def test_means_but_no_interval_before_and_between_looks(plan, monkeypatch):
     folder = compare(plan(), runner=Lab())
     before = seen[0]
     assert before and all(r["lo"] is None and r["word"] == "cannot tell" and r["mean_arm"] is not None for r in before)
-    assert "needs at least 3 runs" in before[0]["note"] and before[0]["look"] == 0
+    assert "needs at least 3 runs" in before[0]["note"] and "the first look, at 3 runs, is likely to see a difference of" in before[0]["note"]
+    assert before[0]["look"] == 0
     assert len((folder / "looks.jsonl").read_text().splitlines()) == 1
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pretrain.evidence.intervals import ALPHA, Arm, contrast
-from pretrain.evidence.power import at_runs, expected, pays_back, predicted_power, proof_cost, sample_floor, samples_needed, seeds_needed
+from pretrain.evidence.power import at_runs, expected, pays_back, predicted_power, proof_cost, reach, sample_floor, samples_needed, seeds_needed
 
 from .test_calibration import as_moments, pair
 
@@ -18,9 +18,7 @@ THREE = [3.0, 3.0]
 
 def wins_at(tau, n, runs, tasks=1):
     """Distance won with 80 % chance at `runs` runs: (t_alpha + t_power) sqrt(V)."""
-    now = expected([n] * tasks, tau=tau)
-    variance, df = at_runs(now, THREE, [n] * tasks, runs)
-    return (stats.t.isf(ALPHA, df) + stats.t.ppf(0.8, df)) * math.sqrt(variance)
+    return reach(expected([n] * tasks, tau=tau), THREE, [n] * tasks, runs)
 
 
 TABLE = [
@@ -38,9 +36,9 @@ def test_distances_won_are_the_published_ones(tau, n, points):
     """80 % of simulated intervals end within the distance; the formula names its runs to within one (two of ten)."""
     for runs, distance in zip((3, 5, 10), points, strict=True):
         drawn = pair(np.random.default_rng(runs), runs, 1, n, tau, size=8000)
-        reach = np.quantile(-contrast(as_moments(*drawn, n), [1, -1]).lo, 0.8)
-        assert 100 * reach == pytest.approx(distance, rel=0.03, abs=0.08)
-        needed = seeds_needed(expected([n], tau=tau), THREE, [n], reach)
+        won = np.quantile(-contrast(as_moments(*drawn, n), [1, -1]).lo, 0.8)
+        assert 100 * won == pytest.approx(distance, rel=0.03, abs=0.08)
+        needed = seeds_needed(expected([n], tau=tau), THREE, [n], won)
         assert needed is not None and abs(needed - runs) <= (2 if runs == 10 else 1)
 
 
@@ -49,6 +47,13 @@ def test_distances_won_are_the_published_ones(tau, n, points):
 )
 def test_the_floor_that_no_seeds_pass(n, tasks, points):
     assert 100 * sample_floor(expected([n] * tasks)) == pytest.approx(points, abs=0.06)
+
+
+def test_reach_is_the_formula():
+    now = expected([2000], tau=0.003)
+    variance, df = at_runs(now, THREE, [2000], 5)
+    assert variance == pytest.approx(2 * (0.003**2 + 0.05 / 2000) / 5 + 0.015 / 2000)
+    assert wins_at(0.003, 2000, 5) == pytest.approx((stats.t.isf(ALPHA, df) + stats.t.ppf(0.8, df)) * math.sqrt(variance))
 
 
 def test_seeds_needed_is_the_smallest_that_does():

@@ -1,0 +1,80 @@
+"""select.facility_location: 10,000 x 64 -> 1,000 against apricot and submodlib where they are installed, and 50,000 x 256 -> 5,000 beside one similarity pass.
+
+    python tests/benchmarks/bench_facility_location.py [rivals|large]
+"""
+
+import importlib.util
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from curate.pool import Pool, Share
+from curate.select.facility_location import facility_location
+from manifests.vectors.forecast import facility, measured
+from manifests.vectors.store import Vectors
+
+
+def clouds(rows: int, dim: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(500, dim))[rng.integers(0, 500, rows)] * 2 + rng.normal(size=(rows, dim)) * rng.random((rows, 1))
+    return (z / np.linalg.norm(z, axis=1, keepdims=True)).astype(np.float16)
+
+
+def ours(z: np.ndarray, picks: int) -> list[int]:
+    pool = Pool(np.array([f"{i:032x}" for i in range(len(z))], dtype="S32"), None, {"z": Vectors.of(z)})
+    rank = facility_location(pool, vectors="z", keep=Share(count=picks)).columns["facility_location_rank"]
+    return np.argsort(np.where(rank < 0, len(z), rank), kind="stable")[:picks].tolist()
+
+
+def similarities(z: np.ndarray) -> np.ndarray:
+    wide = z.astype(np.float64)
+    wide /= np.linalg.norm(wide, axis=1, keepdims=True)
+    return (1 + wide @ wide.T) / 2
+
+
+def apricot(z: np.ndarray, picks: int) -> list[int]:
+    from apricot import FacilityLocationSelection  # type: ignore[import-not-found]
+
+    return FacilityLocationSelection(picks, metric="precomputed", optimizer="lazy").fit(similarities(z)).ranking.tolist()
+
+
+def submodlib(z: np.ndarray, picks: int) -> list[int]:
+    from submodlib import FacilityLocationFunction  # type: ignore[import-not-found]
+
+    function = FacilityLocationFunction(n=len(z), mode="dense", sijs=similarities(z).astype(np.float32), separate_rep=False)
+    return [row for row, _ in function.maximize(budget=picks, optimizer="LazyGreedy", show_progress=False)]
+
+
+def timed(work: Callable[[np.ndarray, int], list[int]], z: np.ndarray, picks: int) -> tuple[list[int], float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    found = work(z, picks)
+    return found, time.perf_counter() - wall, time.process_time() - cpu
+
+
+def rivals() -> None:
+    z, picks = clouds(10_000, 64), 1_000
+    s = similarities(z)
+    print(f"{'10k x 64 -> 1k':16}{'seconds':>10}{'CPU s':>10}{'objective':>18}")
+    for name, work, needs in (("keepset", ours, "curate"), ("apricot", apricot, "apricot"), ("submodlib", submodlib, "submodlib")):
+        if importlib.util.find_spec(needs) is None:
+            print(f"{name:16}{'not installed':>20}")
+            continue
+        found, wall, cpu = timed(work, z, picks)
+        print(f"{name:16}{wall:>10.2f}{cpu:>10.2f}{s[:, found].max(1).sum():>18.6f}", flush=True)
+
+
+def large() -> None:
+    z, picks, rates = clouds(50_000, 256), 5_000, measured()
+    _, wall, cpu = timed(ours, z, picks)
+    one_pass = len(z) ** 2 * 256 / rates.multiply_adds
+    print(f"{'50k x 256 -> 5k':16}{'seconds':>10}{'CPU s':>10}{'one pass s':>12}{'ratio':>8}{'forecast':>10}")
+    print(f"{'keepset':16}{wall:>10.1f}{cpu:>10.1f}{one_pass:>12.1f}{wall / one_pass:>8.2f}{facility(len(z), picks, 256, 4 << 30).seconds(rates):>10.1f}")
+
+
+if __name__ == "__main__":
+    if "large" not in sys.argv[1:]:
+        rivals()
+    if "rivals" not in sys.argv[1:]:
+        large()

@@ -1,0 +1,129 @@
+"""select.facility_location against plain greedy."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curate.pool import Share
+from curate.select import facility_location as module
+from curate.select.facility_location import facility_location
+from manifests.vectors.store import Vectors
+from tests.strategies import exact_unit_vectors, noisy_unit_vectors, unit_pool
+
+
+def similarities(z):
+    v = Vectors.of(z)
+    a, b = np.divmod(np.arange(len(z) ** 2), len(z))
+    return (1 + v.cosine(a, v, b).reshape(len(z), len(z))) / 2
+
+
+def plain_greedy(s, uid, k, fixed, digits):
+    """(picks, gains): every gain anew for every pick, ties (equal to `digits`) to the smaller uid."""
+    picks, gains, best = [], [], np.zeros(len(s))
+    protected = sorted(np.flatnonzero(fixed), key=lambda i: uid[i])
+    while len(picks) < max(k, len(protected)):
+        gain = np.maximum(s - best[:, None], 0).sum(0)
+        free = [i for i in range(len(s)) if i not in picks]
+        row = protected[len(picks)] if len(picks) < len(protected) else min(free, key=lambda i: (-round(gain[i], digits), uid[i]))
+        picks.append(int(row))
+        gains.append(gain[row])
+        best = np.maximum(best, s[:, row])
+    return picks, gains
+
+
+def picks_of(got):
+    rank = got.columns["facility_location_rank"]
+    return [int(np.flatnonzero(rank == r)[0]) for r in range(got.keep.sum())]
+
+
+def with_settings(strip, sparse, pool, keep):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "STRIP", strip)
+        patch.setattr(module, "SPARSE", sparse)
+        return facility_location(pool, vectors="z", keep=keep)
+
+
+@settings(deadline=None)
+@given(z=exact_unit_vectors(), strip=st.sampled_from([4, 5, 512]), sparse=st.sampled_from([0.0, 0.3, 1.0]), data=st.data())
+def test_facility_location_is_plain_greedy_to_the_last_tie(z, strip, sparse, data):
+    uid = data.draw(st.permutations(range(len(z))))
+    k = data.draw(st.integers(1, len(z)))
+    fixed = np.zeros(len(z), bool)
+    fixed[data.draw(st.lists(st.integers(0, len(z) - 1), max_size=2))] = True
+    s = similarities(z)
+    picks, gains = plain_greedy(s, uid, k, fixed, 12)
+
+    got = with_settings(strip, sparse, unit_pool(z, uid, fixed=fixed), Share(count=k))
+
+    assert picks_of(got) == picks
+    np.testing.assert_allclose(got.columns["facility_location_gain"][picks], gains, atol=1e-9)
+    for i in np.flatnonzero(~got.keep):
+        assert got.witness[i] == next(p for p in picks if s[i, p] == s[i, picks].max())
+        assert got.score[i] == pytest.approx(2 * s[i, picks].max() - 1, abs=1e-12)
+    if not fixed.any() and len(z) < 9:
+        best = max(s[:, list(c)].max(1).sum() for c in combinations(range(len(z)), k))
+        assert sum(gains) >= (1 - 1 / np.e) * best
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 999), spread=st.sampled_from([1e-4, 0.1, 1.0]), groups=st.sampled_from([1, 8, 200]), sparse=st.sampled_from([0.0, 0.05, 0.5, 1.0]))
+def test_real_vectors_any_row_order_and_strip(seed, spread, groups, sparse):
+    z, rng = noisy_unit_vectors(seed, 200, 12, groups, spread), np.random.default_rng(seed)
+    uid, order = rng.permutation(200), rng.permutation(200)
+    picks, gains = plain_greedy(similarities(z), uid, 60, np.zeros(200, bool), 9)
+    one = with_settings(512, sparse, unit_pool(z, uid), Share(fraction=0.3))
+    two = with_settings(16, 1 - sparse, unit_pool(z[order], uid[order]), Share(fraction=0.3))
+    assert picks_of(one) == order[picks_of(two)].tolist()
+    assert sum(one.columns["facility_location_gain"][one.keep]) == pytest.approx(sum(gains), abs=1e-6)
+    np.testing.assert_array_equal(one.columns["facility_location_gain"][order], two.columns["facility_location_gain"])
+    np.testing.assert_array_equal(one.score[order], two.score)
+    np.testing.assert_array_equal(one.witness[order], np.where(two.witness >= 0, order[two.witness], -1))
+    if spread == 1.0 or groups == 200:  # elsewhere gains differ by less than the grid
+        assert picks_of(one) == picks
+
+
+def test_a_killed_run_goes_on_from_its_state():
+    z = noisy_unit_vectors(4, 150, 10, 150, 0.5)
+
+    class Stopped(Exception):
+        pass
+
+    class Disk:
+        kept: dict = {}
+
+        def __init__(self, left):
+            self.left = left
+
+        def load(self, name):
+            return self.kept.get(name)
+
+        def save(self, name, done, state):
+            self.kept[name] = (done, tuple(a.copy() for a in state))
+
+        def due(self):
+            self.left -= 1
+            if self.left < 0:
+                raise Stopped
+            return True
+
+    whole = facility_location(unit_pool(z, range(150)), vectors="z", keep=Share(count=40))
+    for left in (5, 20):
+        pool = unit_pool(z, range(150))
+        pool._keeper = Disk(left)
+        with pytest.raises(Stopped):
+            facility_location(pool, vectors="z", keep=Share(count=40))
+    pool._keeper = Disk(99)
+    np.testing.assert_array_equal(facility_location(pool, vectors="z", keep=Share(count=40)).columns["facility_location_rank"], whole.columns["facility_location_rank"])
+
+
+def test_all_identical_one_row_and_more_than_there_are():
+    same = facility_location(unit_pool(np.ones((9, 4)) / 2, range(9)[::-1]), vectors="z", keep=Share(count=3))
+    assert same.columns["facility_location_rank"].tolist() == [-1] * 6 + [2, 1, 0]
+    assert same.columns["facility_location_gain"][6:].tolist() == [0, 0, 9] and (same.score[:6] == 1).all() and (same.witness[:6] == 8).all()
+    for n in (1, 4):
+        got = facility_location(unit_pool(np.eye(4)[:n], range(n)), vectors="z", keep=Share(count=10))
+        assert got.keep.all()
+    assert len(facility_location(unit_pool(np.zeros((0, 4)), []), vectors="z", keep=Share(count=1)).keep) == 0

@@ -1,0 +1,61 @@
+"""`diff` counts every sample once, whether the runs line up or not."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from manifests.audit.diff import diff, text
+from manifests.run import open_run
+from tests.manifests.audit.golden import check
+from tests.manifests.tiny_run import rewrite, tiny_run
+
+FATE = ("status", "drop_stage", "drop_reason")
+
+
+def by_hand(a: Path, b: Path) -> Counter:
+    one, two = ({r["uid"]: tuple(r[c] for c in FATE) for r in open_run(p).ledger().to_pylist()} for p in (a, b))
+    return Counter((one[u], two[u]) for u in one.keys() & two.keys() if one[u] != two[u])
+
+
+def told(found: dict) -> dict:
+    return {(tuple(m[f"{c}_a"] for c in ("status", "stage", "reason")), tuple(m[f"{c}_b"] for c in ("status", "stage", "reason"))): m["n"] for m in found["moved"]}
+
+
+def test_moves_are_counted_by_position(run: Path, other_run: Path) -> None:
+    found = diff(run, other_run)
+    assert found["aligned"] and told(found) == by_hand(run, other_run) and told(found)
+    assert found["counts"]["kept_both"] == len({r["uid"] for p in (run,) for r in open_run(p).ledger().to_pylist() if r["status"] == "kept"} & {r["uid"] for r in open_run(other_run).ledger().to_pylist() if r["status"] == "kept"})
+    for row in found["moved"]:
+        assert 1 <= len(row["examples"]) <= 3
+    assert {"stage": "labels.neighbours", "parameters": {"min_share": [0.2, 0.3]}} in found["stages"]
+
+
+def test_page(run: Path, other_run: Path) -> None:
+    check("diff.txt", text(diff(run, other_run)))
+
+
+def test_a_run_and_itself(run: Path) -> None:
+    found = diff(run, run)
+    assert not found["moved"] and not found["stages"]
+    assert "no sample that both have was treated differently" in text(found)
+
+
+def test_other_pools_are_joined(run: Path, other_run: Path, copied, tmp_path: Path) -> None:
+    shuffled = copied()
+    for file in open_run(shuffled).ledger_files():
+        rewrite(file, lambda t: t.take(list(range(t.num_rows))[::-1]))
+    found = diff(shuffled, other_run)
+    assert not found["aligned"] and told(found) == by_hand(run, other_run)
+    stranger = tiny_run(tmp_path / "stranger", per_class=4, seed=8)
+    apart = diff(run, stranger)
+    counts = apart["counts"]
+    assert sum(r["n"] for r in apart["only_in_a"]) == counts["rows_a"] - counts["rows_both"]
+    assert sum(r["n"] for r in apart["only_in_b"]) == counts["rows_b"] - counts["rows_both"]
+    assert "different samples" in text(apart)
+
+
+@pytest.mark.parametrize("decisions", [False])
+def test_a_stage_that_only_one_has(run: Path, tmp_path: Path, decisions: bool) -> None:
+    bare = tiny_run(tmp_path, decisions=decisions)
+    assert {"stage": "dedup.exact", "only_in": "a"} in diff(run, bare)["stages"]

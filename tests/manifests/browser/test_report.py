@@ -1,0 +1,194 @@
+"""The report in a real browser: it opens from a file without a network, says nothing on the console, fits a phone, and counts as DuckDB does."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from manifests.audit.query import query
+from manifests.report.page import report
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+AXE = Path(__file__).parents[2] / ".cache" / "axe.min.js"
+VARIANTS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:  # type: ignore[type-arg]
+    if CHROMIUM is None:
+        pytest.skip("NO CHROMIUM: the report is not tested in a browser; run tests/manifests/browser/setup.sh")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def plain(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report(run, out=tmp_path_factory.mktemp("plain") / "report.html")
+
+
+@pytest.fixture(scope="module")
+def hostile(hostile_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report(hostile_run, out=tmp_path_factory.mktemp("hostile") / "report.html")
+
+
+class Watched:
+    """A page of the report with everything that it said and asked for."""
+
+    def __init__(self, browser, file: Path, width: int = 1280, scheme: str = "light", bypass: bool = False) -> None:  # type: ignore[no-untyped-def]
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True, bypass_csp=bypass)
+        self.page = self.context.new_page()
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.said.append(dialog.message))
+        self.page.on("request", lambda request: None if request.url.startswith("data:") else self.asked.append(request.url))
+        self.page.goto(file.as_uri())
+
+    def status(self) -> str:
+        return self.page.inner_text("#status")
+
+    def close(self) -> None:
+        self.context.close()
+
+
+@pytest.fixture
+def opened(browser, plain: Path) -> Iterator[Watched]:  # type: ignore[no-untyped-def]
+    watched = Watched(browser, plain)
+    yield watched
+    watched.close()
+
+
+@pytest.mark.parametrize("kind", ["plain", "hostile"])
+@pytest.mark.parametrize(("width", "scheme"), VARIANTS)
+def test_quiet_alone_and_within_the_screen(browser, request: pytest.FixtureRequest, kind: str, width: int, scheme: str) -> None:  # type: ignore[no-untyped-def]
+    file: Path = request.getfixturevalue(kind)
+    watched = Watched(browser, file, width, scheme)
+    page = watched.page
+    page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true; })")
+    assert watched.said == [] and watched.asked == [file.as_uri()]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("window.__pwn === undefined && document.querySelectorAll('#cards .card').length > 0")
+    assert page.evaluate("[...document.images].every(i => i.src.startsWith('data:image/webp') && i.alt)")
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert ground == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 22, 26)")
+    watched.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), VARIANTS)
+def test_axe_finds_nothing(browser, plain: Path, width: int, scheme: str) -> None:  # type: ignore[no-untyped-def]
+    if not AXE.exists():
+        pytest.skip("NO AXE-CORE: accessibility is not tested; run tests/manifests/browser/setup.sh")
+    watched = Watched(browser, plain, width, scheme, bypass=True)
+    folds = "section > details, .whatif details, .card:first-child details, .query:first-of-type"
+    watched.page.evaluate("what => document.querySelectorAll(what).forEach(e => { e.open = true; })", folds)
+    watched.page.evaluate(AXE.read_text())
+    found = watched.page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    watched.close()
+    assert [(v["id"], v["nodes"][0]["html"][:160]) for v in found] == []
+
+
+def test_filters_count_as_duckdb_does(opened: Watched, run: Path) -> None:
+    page = opened.page
+    rows = query(run, "SELECT status, drop_stage, drop_reason, label_name, split_part(shard::VARCHAR, '/', 1) AS source FROM ledger", limit=None).to_pylist()
+    fates = page.eval_on_selector_all("#f-fate option", "all => all.map(o => o.value)")
+    classes = page.eval_on_selector_all("#f-class option", "all => all.map(o => o.value)")
+    sources = page.eval_on_selector_all("#f-source option", "all => all.map(o => o.value)")
+    assert len(fates) == 8 and len(classes) == 7 and len(sources) == 3
+    for i, fate in enumerate(fates):
+        for name in classes if i < 3 else ["", classes[i % 7]]:
+            source = sources[(i + len(name)) % 3]
+            for box, value in (("#f-fate", fate), ("#f-class", name), ("#f-source", source)):
+                page.select_option(box, value)
+            wanted = [r for r in rows if not fate or f"{r['status']}|{r['drop_stage'] or ''}|{r['drop_reason'] or ''}" == fate]
+            wanted = [r for r in wanted if name in ("", r["label_name"]) and source in ("", r["source"])]
+            shown = [int(n) for n in re.findall(r"\d+", opened.status())]
+            assert shown == [len(wanted), len(wanted)], (fate, name, source, opened.status())
+            assert page.locator(".card").count() == min(24, len(wanted))
+    page.click("button[type=reset]")
+    page.wait_for_function(f"document.getElementById('status').textContent.includes('{len(rows)} samples')")
+
+
+def test_search_by_key_and_uid_opens_the_card(opened: Watched, run: Path) -> None:
+    page = opened.page
+    row = query(run, "SELECT uid, key, score FROM ledger WHERE drop_reason = 'near_duplicate' ORDER BY uid LIMIT 1").to_pylist()[0]
+    for words in (row["key"], row["uid"], row["uid"][:9]):
+        page.fill("#find", words)
+        page.press("#find", "Enter")
+        assert "match" in opened.status()
+        assert page.evaluate("document.activeElement.classList.contains('card')")
+        text = page.evaluate("document.activeElement.innerText")
+        assert row["key"] in text and "near_duplicate" in text and "limit 6" in text
+    page.fill("#find", "no such thing")
+    assert "manifests explain run no such thing" in opened.status() and page.locator(".card").count() == 0
+
+
+def test_order_and_pages(opened: Watched) -> None:
+    page = opened.page
+    page.select_option("#f-fate", "dropped|labels.neighbours|label_disagrees")
+    page.select_option("#f-order", "high")
+    scores = [float(s.split()[1]) for s in page.eval_on_selector_all(".score", "all => all.map(e => e.textContent)")]
+    assert scores == sorted(scores, reverse=True) and len(scores) > 5
+    page.select_option("#f-fate", "")
+    seen: list[str] = []
+    while True:
+        seen += page.eval_on_selector_all(".card .uid", "all => all.map(e => e.textContent)")
+        if page.is_disabled("#next"):
+            break
+        page.click("#next")
+    assert len(seen) == len(set(seen)) == int(re.findall(r"\d+", opened.status())[0])
+
+
+def test_keyboard(opened: Watched) -> None:
+    page = opened.page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "find"
+    page.keyboard.type("j")
+    assert page.input_value("#find") == "j", "keys are letters while typing"
+    page.fill("#find", "")
+    page.keyboard.press("Escape")
+    at = "[...document.querySelectorAll('.card')].indexOf(document.activeElement)"
+    for key, wanted in (("j", 0), ("j", 1), ("ArrowRight", 2), ("k", 1), ("ArrowLeft", 0)):
+        page.keyboard.press(key)
+        assert page.evaluate(at) == wanted
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.querySelector('details').open")
+    page.keyboard.press("n")
+    assert page.inner_text("#page").startswith("page 2")
+    page.keyboard.press("?")
+    assert page.evaluate("document.querySelector('.keys').open")
+
+
+def test_sliders_say_what_a_limit_would_take(opened: Watched, run: Path) -> None:
+    page = opened.page
+    box = page.locator(".whatif", has_text="labels.neighbours drops")
+    slider = box.locator("input")
+    now = int(slider.input_value())
+    assert "as many as in this run" in box.locator(".said").inner_text()
+    slider.evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }", str(now + 5))
+    said = box.locator(".said").inner_text()
+    limit, gone, more = (float(n) for n in re.match(r"Limit ([\d.]+): (\d+) samples .*?, (\d+) more", said).groups())  # type: ignore[union-attr]
+    sign = "<=" if "at or below" in said else "<"
+    counted = query(run, f"SELECT count(*) FILTER (score {sign} {limit}) AS n, count(*) FILTER (NOT keep) AS was FROM labels_neighbours").to_pylist()[0]
+    assert gone == counted["n"] and more == counted["n"] - counted["was"]
+
+
+def test_it_paints_at_once(opened: Watched) -> None:
+    assert opened.page.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd") > 0
+    assert opened.page.evaluate("performance.getEntriesByName('first-contentful-paint').length") == 1
+
+
+def test_the_print_view_shows_no_controls(opened: Watched) -> None:
+    opened.page.emulate_media(media="print")
+    for box in ("nav", ".filters", ".pager", ".find"):
+        assert not opened.page.locator(box).first.is_visible()

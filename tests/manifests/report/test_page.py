@@ -1,0 +1,191 @@
+"""The page as a file: every number with its query, nothing from outside, nothing that runs, small."""
+
+import base64
+import hashlib
+import html
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from manifests.audit.query import connect, select
+from manifests.report import gallery, page
+from manifests.report.page import LIMIT, island, report
+from manifests.run import open_run
+from tests.manifests.tiny_run import rewrite, tiny_run
+
+REPORT = Path(page.__file__).parent
+
+
+class Folds(HTMLParser):
+    """The queries of a page and the rows printed under them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.queries: dict[str, tuple[str, int, list[list[str]]]] = {}
+        self._name, self._sql, self._rows, self._count = "", "", None, 0
+        self.ids: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = dict(attributes)
+        if "id" in given:
+            self.ids.append(given["id"] or "")
+        if "data-query" in given:
+            self._name, self._sql, self._rows = given["data-query"] or "", "", None
+        elif "data-rows" in given:
+            self._rows, self._count = [], int(given["data-rows"] or 0)
+        elif tag == "tr" and self._rows is not None:
+            self._rows.append([])
+        elif "data-v" in given and self._rows:
+            self._rows[-1].append(given["data-v"] or "")
+
+    def handle_data(self, data: str) -> None:
+        if self._name and self._rows is None:
+            self._sql += data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "table" and self._rows is not None:
+            assert self._name not in self.queries, f"{self._name} stands twice"
+            self.queries[self._name] = (self._sql.strip(), self._count, [row for row in self._rows if row])
+            self._name, self._rows = "", None
+
+
+@pytest.fixture(scope="module")
+def text(run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return report(run, out=tmp_path_factory.mktemp("report") / "report.html").read_text()
+
+
+def test_every_query_gives_its_numbers_again(run: Path, text: str) -> None:
+    queries = Folds(text).queries
+    assert len(queries) > 45
+    with connect(open_run(run)) as connection:
+        for name, (sql, count, rows) in queries.items():
+            again = select(connection, sql).to_pylist()
+            assert len(again) == count, name
+            for wanted, shown in zip(again, rows, strict=False):
+                for value, cell in zip(wanted.values(), shown, strict=True):
+                    if cell:
+                        assert json.loads(html.unescape(cell)) == value, (name, sql)
+
+
+def test_the_numbers_that_are_read_first_are_the_ledgers(run: Path, text: str) -> None:
+    status = [row["status"] for row in open_run(run).ledger(["status"]).to_pylist()]
+    for word in ("kept", "dropped", "quarantined"):
+        assert re.search(rf"{word}</dt><dd>{status.count(word):,}\b", text), word
+    assert f"samples in</dt><dd>{len(status):,}" in text
+
+
+def test_all_questions_are_there_once(text: str) -> None:
+    ids = Folds(text).ids
+    assert len(ids) == len(set(ids))
+    for question in ("happened", "funnel", "gallery", "what_if", "classes", "changed", "groups", "suggestions", "truth", "leaks", "proof", "made"):
+        assert question in ids
+
+
+def test_the_policy_names_what_is_there_and_nothing_else(text: str) -> None:
+    policy = html.unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1])
+    style, script = re.search(r"<style>(.*?)</style>", text, re.S)[1], re.search(r"<script>(.*?)</script>", text, re.S)[1]
+    for body, kind in ((style, "style-src"), (script, "script-src")):
+        digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+        assert f"{kind} 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'") and "unsafe" not in policy and "http" not in policy
+    assert " style=" not in text and not re.search(r'(src|href)="(?!#|data:)', text)
+
+
+def test_two_reports_are_the_same_bytes(run: Path, text: str, tmp_path: Path) -> None:
+    assert report(run, out=tmp_path / "again.html").read_text() == text
+
+
+def test_a_page_stays_within_its_budget(run: Path, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(text.encode()) < LIMIT
+    monkeypatch.setattr(page, "PICTURES", 20_000)
+    small = report(run, out=tmp_path / "small.html").read_text()
+    assert len(small) < len(text) and "pictures were left out to keep this page small" in small
+    monkeypatch.setattr(page, "PICTURES", 300_000)
+    monkeypatch.setattr(page, "LIMIT", 400_000)
+    assert len(report(run, out=tmp_path / "tight.html").read_bytes()) <= 400_000
+
+
+def test_it_lies_in_the_run_by_default(copied) -> None:
+    run = copied()
+    assert report(run) == run / "report.html"
+
+
+def test_hostile_text_stays_text(hostile_run: Path, tmp_path: Path) -> None:
+    text = report(hostile_run, out=tmp_path / "hostile.html").read_text()
+    assert text.count("<script") == 2 and text.count("</script>") == 2, "the data and our own script; every other one is escaped"
+    assert "<img src=x" not in text and "<!--<script" not in text
+    assert not [c for c in text if (ord(c) < 32 and c != "\n") or 0x7F <= ord(c) < 0xA0 or 0x2028 <= ord(c) <= 0x202E or 0x2066 <= ord(c) <= 0x2069]
+    json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+
+
+def test_an_island_cannot_be_left() -> None:
+    text = "</script><!--<script>&\u2028\u2029 ]]>"
+    assert not set("<>&\u2028\u2029") & set(island({text: text})) and json.loads(island([text])) == [text]
+
+
+def test_no_other_way_to_markup() -> None:
+    for file in REPORT.iterdir():
+        if file.suffix in (".py", ".js", ".html"):
+            body = file.read_text()
+            for word in ("|safe", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
+                assert word not in body, (file.name, word)
+            assert file.name == "page.py" or "Markup" not in body, file.name
+
+
+def emptied(run: Path) -> Path:
+    for file in [*run.glob("parts/**/*.parquet"), *run.glob("ledger/*.parquet"), *run.glob("edges/**/*.parquet")]:
+        rewrite(file, lambda t: t.slice(0, 0))
+    return run
+
+
+def all_kept(run: Path) -> Path:
+    def kept(table):  # type: ignore[no-untyped-def]
+        return table.filter([word == "kept" for word in table["status"].to_pylist()])
+
+    for file in run.glob("ledger/*.parquet"):
+        rewrite(file, kept)
+    for file in run.glob("parts/*/*/*.parquet"):
+        file.unlink()
+    return run
+
+
+def none_kept(run: Path) -> Path:
+    for file in run.glob("ledger/*.parquet"):
+        rewrite(file, lambda t: t.set_column(t.column_names.index("status"), "status", [["dropped"] * t.num_rows]))
+    return run
+
+
+@pytest.mark.parametrize("change", [emptied, all_kept, none_kept])
+def test_odd_runs_have_a_page(copied, change) -> None:
+    assert "<h1>" in report(change(copied())).read_text()
+
+
+def test_bare_runs_have_a_page(tmp_path: Path) -> None:
+    """Neither decisions nor evidence nor truth nor evaluation pools."""
+    text = report(tiny_run(tmp_path, per_class=2, decisions=False, evidence=False, evaluations=False, truth=False)).read_text()
+    assert "Not yet known" in text and 'id="truth"' not in text and 'id="leaks"' not in text and 'id="suggestions"' in text
+
+
+def test_a_lost_pool_is_said_on_the_tiles(copied) -> None:
+    run = copied()
+    info = json.loads((run / "run.json").read_text())
+    info["pool"]["path"] = str(run / "nowhere")
+    (run / "run.json").write_text(json.dumps(info))
+    assert "the pool cannot be read" in report(run).read_text()
+
+
+def test_pictures_are_small_and_upright() -> None:
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    out = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((100, 300, 3), np.uint8)).save(out, "JPEG", exif=exif)
+    assert gallery.small_copy(out.getvalue()).shape == (128, 43, 3)

@@ -1,0 +1,41 @@
+"""manifests.vectors.forecast: counts, and the refusal with the number that would work. Seconds are judged in the benchmarks."""
+
+import pytest
+
+from manifests.errors import Refusal
+from manifests.vectors.forecast import Forecast, Rates, cover, facility, farthest, measured, neighbours, pairs, require, size
+
+
+def test_seconds_are_counts_over_rates():
+    rates = Rates(multiply_adds=10.0, touched=5.0, bytes=1.0)
+    assert Forecast(100.0, 10.0, 0).seconds(rates) == 12.0
+    assert all(rate > 1e6 for rate in (measured().multiply_adds, measured().touched, measured().bytes))
+
+
+@pytest.mark.parametrize(
+    "work",
+    [lambda n: neighbours(n, n, 64, 10), lambda n: pairs(n, 64, 16, 1 << 30), lambda n: farthest(n, n // 10, 64), lambda n: facility(n, n // 10, 64, 1 << 30),
+     lambda n: cover(n, n // 3, 64, 1 << 30)],
+)  # fmt: skip
+def test_twice_the_rows_are_four_times_the_products(work):
+    small, large = work(100_000), work(200_000)
+    assert large.multiply_adds / small.multiply_adds == pytest.approx(4, rel=0.05)
+    assert large.memory >= small.memory
+    assert 2.5 < large.seconds(Rates(1e10, 1e9, 1e9)) / small.seconds(Rates(1e10, 1e9, 1e9)) < 5
+
+
+def test_two_hundred_thousand_fit_two_gibibytes():
+    assert pairs(200_000, 512, 16, 2 << 30).memory < 2 << 30
+    require("dedup.all_pairs", pairs(200_000, 512, 16, 2 << 30), 2 << 30)
+
+
+def test_the_refusal_names_what_would_work():
+    with pytest.raises(Refusal, match=r"select.facility_location: needs .* GiB; --memory allows 1.0 GiB. Give --memory \d+GiB") as refused:
+        require("select.facility_location", facility(10_000_000, 1000, 512, 1 << 30), 1 << 30)
+    enough = int(str(refused.value).split("Give --memory ")[1].split("GiB")[0]) << 30
+    assert refused.value.exit_code == 5
+    require("select.facility_location", Forecast(0, 0, facility(10_000_000, 1000, 512, 1 << 30).memory), enough)
+
+
+def test_size():
+    assert size(3 << 20) == "3 MiB" and size(1536 << 20) == "1.5 GiB"
