@@ -306,6 +306,11 @@ def _scores_of(comparison: Comparison, run: Run) -> pa.Table:
     return pa.table({**whole, **{name: table[name] for name in table.column_names}}).select(SCHEMA.names).cast(SCHEMA)
 
 
+def _seconds(comparison: Comparison, run: Run) -> float:
+    metadata = pq.read_schema(comparison.folder / run.folder / "scores.parquet").metadata or {}
+    return sum(float(value) for key, value in metadata.items() if key.startswith(b"keepset.seconds."))
+
+
 def _facts(comparison: Comparison, finished: list[Run], uids: dict[str, tuple[str, ...]]) -> Facts:
     plan = comparison.plan
     trained = [plan.arm(r.arm) for r in finished if r.objective is not None]
@@ -317,5 +322,6 @@ def _facts(comparison: Comparison, finished: list[Run], uids: dict[str, tuple[st
         hits = [ledger.leaked[pool] for ledger in comparison.ledgers.values() if pool in ledger.leaked]
         if hits and task["name"] in uids:
             leaked[task["name"]] = len(frozenset.union(*hits) & set(uids[task["name"]])) / len(uids[task["name"]])
+    seconds = sum(_seconds(comparison, r) for r in finished)
     written = read_plan(comparison.folder / "plan.yaml")
-    return Facts({a.name: comparison.size(a) for a in plan.of_kind(*TRAINED)}, cost, leaked, written.record.get("fixed"))
+    return Facts({a.name: comparison.size(a) for a in plan.of_kind(*TRAINED)}, cost, seconds or None, leaked, written.record.get("fixed"))

@@ -1,4 +1,27 @@
-"""The plan: what is compared, on what, with which margin, and when it is looked at; fixed before the first run."""
+"""The plan: what is compared, on what, with which margin, and when it is looked at; fixed before the first run.
+
+    format: 1
+    run: runs/food                    # whose ledger says what the arms hold; `--run` says it too
+    arms:
+      full:                           # every row that can be read
+      kept:                           # what the run kept; `{is: kept, run: OTHER}` under another name adds a second selection
+      random: {draws_per_seed: 1}     # as many rows as kept, a fresh draw for every run
+      random_clean:                   # the same, from the rows that reach the last `select.*` (`clean_after: STAGE` says otherwise)
+      random_shares:                  # the same, with the kept rows' class shares
+      untrained: {runs: 10}
+      raw_pixels:
+    objectives: {cross_entropy: {projector: true}, look: {}}
+    tasks:
+      - {name: pets, train: pools/pets-train, test: pools/pets-test, probe: linear}     # seen_by_selector: true takes it out of the suite
+    budget: {samples_seen: 1000000}   # or {epochs: 20}: fewer steps for fewer rows
+    training: {backbone: "timm:resnet18", resolution: 64, batch: 256}                   # what else `pretrain train` takes, the same for all arms
+    margin: {retain: 0.98}            # of the gain over untrained; or {absolute: 0.01}, one point
+    looks: [3, 5, 10]                 # numbers of seeds at which the scores may be judged: 2.5 % error for the first, 2.5 % for the others together
+    seeds: 5
+    jobs: 2
+
+Paths are those of the working directory. `pretrain judge` needs arms, tasks (names do), margin and looks only.
+"""
 
 import os
 import re

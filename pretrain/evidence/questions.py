@@ -56,6 +56,7 @@ class Facts:
 
     rows: dict[str, int] = field(default_factory=dict)
     proof_cost: float | None = None
+    proof_seconds: float | None = None
     leakage: dict[str, float] = field(default_factory=dict)
     fixed_on: str | None = None
 
@@ -228,12 +229,14 @@ def _verdict(objective: str, scope: Scope, arm: PlannedArm, ref: PlannedArm, que
         n=scope.units, clusters=scope.clusters, tasks=scope.num_tasks, runs_arm=scope.arms[i].values[0].shape[-2], runs_ref=scope.arms[j].values[0].shape[-2],
         draws=min(d for d in draws if d is not None) if draws else None, rows_arm=facts.rows.get(arm.name), rows_ref=facts.rows.get(ref.name),
         mean_arm=scope.mean(arm.name), mean_ref=scope.mean(ref.name), mean_untrained=scope.mean(untrained) if untrained else None,
-        diff=scope.mean(arm.name) - scope.mean(ref.name), proof_cost=facts.proof_cost, fixed_on=facts.fixed_on if with_margin else None,
+        diff=scope.mean(arm.name) - scope.mean(ref.name), proof_cost=facts.proof_cost, proof_seconds=facts.proof_seconds, fixed_on=facts.fixed_on if with_margin else None,
         seen_by_selector=bool(scope.task and scope.task.name in _seen(plan)), leakage_rate=_leakage(scope, facts, plan),
         note="exploratory: looked at before under another margin or other looks" if look.exploratory else "",
     )  # fmt: skip
     if plan.budget.get("epochs") and row.rows_arm and row.rows_ref and ref.is_a == "full":
         row.compute_saved_samples = 1 - row.rows_arm / row.rows_ref
+    if question == "enough" and facts.proof_cost is not None and row.rows_arm and row.rows_ref:
+        row.pays_back = power.pays_back(facts.proof_cost, row.rows_arm / row.rows_ref)
     needed = [arm.name, ref.name] + ([untrained] if with_margin and untrained else [])
     few = [name for name in needed if scope.runs(name) < MIN_RUNS]
     nothing = np.zeros(())
@@ -331,6 +334,10 @@ def _plan_ahead(row: Verdict, scope: Scope, asked: Contrast, plan: Plan, look: L
 
 def _cross_checks(row: Verdict, scope: Scope, i: int, j: int, alpha: float) -> None:
     two = [scope.arms[i], scope.arms[j]]
+    if len(scope.weights) >= 3:
+        parts = np.array([w * (y.mean() - z.mean()) for w, y, z in zip(scope.weights, two[0].values, two[1].values, strict=True)])
+        without = (parts.sum() - parts) / (1 - np.array(scope.weights))
+        row.without_lo, row.without_hi = float(without.min()), float(without.max())
     if len(scope.weights) >= 5 and len(set(scope.weights)) == 1:
         wide = tasks_as_sample(two, [1, -1], alpha=alpha)
         row.wide_lo, row.wide_hi = float(wide.lo), float(wide.hi)

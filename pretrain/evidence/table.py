@@ -1,5 +1,6 @@
 """`verdicts.parquet` and the same table for a terminal."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.errors import Refusal
+from manifests.progress import span
 from manifests.publish import publish_table
 from pretrain.evidence.verdict import CANNOT_TELL, Verdict, points
 
@@ -28,7 +30,8 @@ def write_verdicts(path: Path, verdicts: Sequence[Verdict], digest: str) -> None
 
 
 def table(verdicts: Path | pa.Table) -> str:
-    """The verdicts of an evidence folder (or of its table) as text: per objective the means of the arms, then every question with interval and word.
+    """The verdicts of an evidence folder (or of its table) as text: per objective the means of the arms, every question with interval and word, and
+    the sentences that the kept arms have earned; at the end what the proof cost.
 
     A star marks a row whose word would be stronger alone, without Holm. Scores are in per cent, differences in points.
     """
@@ -41,8 +44,20 @@ def table(verdicts: Path | pa.Table) -> str:
     parts = []
     for objective in dict.fromkeys(row["objective"] for row in rows):
         mine = [row for row in rows if row["objective"] == objective]
-        parts.append("\n".join([f"{objective or 'scores'}{_header(mine)}", "", *_means(mine), "", *_questions(mine)]))
-    return "\n\n".join(parts)
+        said = [row["sentence"] for row in mine if row["scope"] == "suite" and row["question"] in ("enough", "earned")]
+        parts.append("\n".join([f"{objective or 'scores'}{_header(mine)}", "", *_means(mine), "", *_questions(mine), "", *said]))
+    return "\n\n".join([*parts, *_cost(rows)])
+
+
+def _cost(rows: list[dict[str, Any]]) -> list[str]:
+    """What the proof cost, and after how many trainings it pays back."""
+    cost, seconds = rows[0]["proof_cost"], rows[0]["proof_seconds"]
+    if cost is None:
+        return []
+    took = f", {span(seconds)} of one thread, tests included" if seconds else ""
+    back = {row["arm"]: row["pays_back"] for row in rows if row["pays_back"] is not None}
+    pays = "".join(f" At equal epochs `{arm}` has paid for it after {math.ceil(after):,} later trainings." for arm, after in back.items())
+    return [f"The proof cost {cost:,.1f} trainings on the full pool{took}.{pays}"]
 
 
 def _header(rows: list[dict[str, Any]]) -> str:

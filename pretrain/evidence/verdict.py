@@ -181,9 +181,13 @@ class Verdict:
     wide_hi: float | None = None
     bootstrap_lo: float | None = None  # cross-check from five runs on
     bootstrap_hi: float | None = None
+    without_lo: float | None = None  # suite rows of three tasks or more: smallest and largest difference with one task left out
+    without_hi: float | None = None
     seed_correlation: float | None = None
     compute_saved_samples: float | None = None
-    proof_cost: float | None = None
+    proof_cost: float | None = None  # all trainings of the comparison so far, in trainings on the full pool
+    proof_seconds: float | None = None  # their seconds, tests included, one thread each
+    pays_back: float | None = None  # rows of kept against full: after so many later trainings at equal epochs the proof has paid
     seen_by_selector: bool = False
     leakage_rate: float | None = None
     fixed_on: str | None = None

@@ -87,12 +87,19 @@ def test_one_seed_of_every_arm_then_the_next(plan):
     scores = pq.read_table(folder / "scores.parquet")
     assert scores.num_rows == len(lab.asked) * 2 * N and scores.column_names[:4] == ["objective", "arm", "draw", "run"]
     text = table(folder)
-    assert text.count("look 1") == 2 and "147" in text and "40" in text  # rows of full and of kept
+    assert "The proof cost 24.0 trainings on the full pool. At equal epochs `kept` has paid for it after 33 later trainings." in text
+    assert text.count("look 1)") == 2 and "73 % fewer training samples" in text and "147" in text and "40" in text  # rows of full and of kept
     rows = pq.read_table(folder / "verdicts.parquet").to_pylist()
     word = {(r["objective"], r["arm"], r["reference"]): r["word"] for r in rows if r["scope"] == "suite"}
     assert word["look", "kept", "random"] == "better" and word["look", "full", "raw_pixels"] == "better"
     kept = next(r for r in rows if (r["arm"], r["reference"]) == ("kept", "full"))
-    assert kept["rows_arm"] == 40 and kept["rows_ref"] == 147 and kept["proof_cost"] == 24 and kept["fixed_on"] in kept["sentence"]
+    assert (
+        kept["rows_arm"] == 40
+        and kept["rows_ref"] == 147
+        and kept["proof_cost"] == 24
+        and kept["pays_back"] == pytest.approx(24 / (1 - 40 / 147))
+        and kept["fixed_on"] in kept["sentence"]
+    )
     assert sorted(p.name for p in folder.iterdir() if p.name[0] != ".") == ["events.jsonl", "intervals.svg", "looks.jsonl", "plan.yaml", "runs", "scores.parquet", "verdicts.parquet"]  # fmt: skip
     assert read_plan(folder / "plan.yaml").digest.startswith(folder.name) and folder.parent.name == "evidence"
 

@@ -46,6 +46,7 @@ def test_spawned_workers_train_test_and_publish(lab):
     assert {"model.safetensors", "config.json", "metrics.jsonl", "scores.parquet"} <= {p.name for p in one.iterdir()}
     metadata = pq.read_schema(one / "scores.parquet").metadata
     assert b"keepset.seconds.train" in metadata and b"keepset.chosen" in metadata
+    assert "of one thread, tests included" in table(folder)
     assert "needs at least 3 runs" in table(folder) and "200" in table(folder) and "100" in table(folder)
 
 
@@ -63,3 +64,36 @@ def test_a_run_made_here_equals_the_worker_s(lab, tmp_path):
     work(replace(job, folder=tmp_path, config={**job.config, "out": str(tmp_path)}))
     mine, theirs = (pq.read_table(f / "scores.parquet") for f in (tmp_path, comparison.folder / run.folder))
     assert mine.equals(theirs)
+
+
+@pytest.mark.slow
+def test_null_run_on_real_pictures(lab, tmp_path):
+    """Full against full with other seeds, 20 splits of a bank of cheap runs: words but "not worse" and "cannot tell" at most once."""
+    import numpy as np
+    import pyarrow as pa
+
+    from pretrain.evidence.judge import judge
+    from pretrain.train import train
+    from pretrain.transfer import transfer
+
+    tasks = yaml.safe_load((lab / "plan.yaml").read_text())["tasks"]
+    bank = []
+    for seed in range(16):
+        config = {"data": [str(lab / "pool")], "objective": {"name": "cross_entropy"}, "samples_seen": 640, "batch": 64, "resolution": 16}
+        made = train({**config, "seed": seed, "out": str(tmp_path / str(seed)), "device": "cpu", "threads": 1}, quiet=True)
+        bank.append(transfer(made, tasks, device="cpu"))
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("format: 1\narms: [full, kept]\ntasks: [digits]\nmargin: {absolute: 0.05}\nlooks: [5]\n")
+    words = []
+    for split in range(20):
+        order = np.random.default_rng(split).permutation(16)
+        rows = []
+        for arm, members in (("full", order[:5]), ("kept", order[5:10])):
+            for run, member in enumerate(members):
+                n = bank[member].num_rows
+                rows.append(bank[member].append_column("arm", [[arm] * n]).append_column("run", [[run] * n]).replace_schema_metadata(None))
+        folder = tmp_path / f"split{split}"
+        folder.mkdir()
+        pq.write_table(pa.concat_tables(rows), folder / "scores.parquet")
+        words += pq.read_table(judge(folder / "scores.parquet", plan=plan) / "verdicts.parquet")["word"].to_pylist()
+    assert len(words) == 20 and sum(word in ("better", "worse") for word in words) <= 1

@@ -157,6 +157,8 @@ def test_a_fixed_arm_adds_no_run_variance():
     kept, base = scores(1, 5, 300), scores(2, 1, 300)
     got = contrast([Arm((kept,)), Arm((base,), fixed=True)], [1, -1])
     assert got.run_parts[1] == 0 and got.run_parts[0] > 0 and np.isfinite(got.df)
+    m = moments([Arm((kept,)), Arm((base,), fixed=True)])
+    assert got.sample_parts[0] == pytest.approx((m.spread[0, 0, 0] - 2 * m.spread[0, 0, 1] + m.spread[0, 1, 1] - m.churn[0, 0] / 5) / 300)
     sure = contrast([Arm((kept,)), Arm((np.zeros((1, 300)),), fixed=True)], [1, -1])
     assert np.isclose(sure.estimate, kept.mean())
 

@@ -87,7 +87,7 @@ def test_a_word_proved_at_one_look_stays_at_the_next(tmp_path):
     level = {"full": (0.80, 5), "kept": (0.80, 5), "random": (0.77, 6, True), "untrained": (0.5, 5, False, True)}
     judge(written(tmp_path, table_of(level, n=6000, seed=2))[0], plan=plan)
     found = verdict_of(folder)
-    assert found["word"] == "better" and found["lo"] < 0 and "proved at an earlier look" in found["note"]
+    assert found["word"] == found["word_alone"] == "better" and found["lo"] < 0 and "proved at an earlier look" in found["note"]
 
 
 def test_another_margin_after_a_look_is_exploratory(tmp_path):
@@ -145,6 +145,8 @@ def test_several_tasks_have_a_suite_words_of_their_own_and_a_wider_interval(tmp_
     assert suite["tasks"] == 5 and suite["n"] == 7500 and suite["wide_lo"] is not None and suite["bootstrap_lo"] is not None
     assert suite["diff"] == pytest.approx(np.mean([t["diff"] for t in tasks]))
     assert suite["hi"] - suite["lo"] < min(t["hi"] - t["lo"] for t in tasks)
+    differences = np.array([t["diff"] for t in tasks])
+    assert [suite["without_lo"], suite["without_hi"]] == pytest.approx([(5 * suite["diff"] - d) / 4 for d in (differences.max(), differences.min())])
     assert suite["on_every_task"] in (True, False) and tasks[0]["on_every_task"] is None
     assert (suite["bootstrap_hi"] - suite["bootstrap_lo"]) == pytest.approx(suite["hi"] - suite["lo"], rel=0.5)
 
