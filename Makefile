@@ -28,10 +28,13 @@ browser: $(READY)  ## install Chromium and axe-core for the report's tests, wher
 bench: $(READY)    ## run every benchmark; each prints its ratios
 	for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
+update-golden: $(READY)  ## after raising a stage's version: write the golden digests anew
+	KEEPSET_GOLDEN=write $(BIN)/python -m pytest tests/contracts/test_stage_law.py
+
 lint: $(READY)     ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 clean:             ## remove what the demo and the tests made
 	rm -rf demo .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install demo test test-slow browser bench lint clean
+.PHONY: help install demo test test-slow browser bench update-golden lint clean

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from curate.deciding import Setting, decide
 from curate.engine_local import default_workers, map_tasks
 from curate.frame import Frame
-from curate.measuring import MeasureTask, encoder_identity, measure_shard, part_path, shard_signature, stage_key, vector_name
+from curate.measuring import Measured, MeasureTask, encoder_identity, measure_shard, part_path, stage_key, vector_name
 from curate.plan import cached_digests, check_columns, evaluation_names, evaluation_paths, measures_of
 from curate.recipe import Column, PoolPaths, Recipe, ResolvedStage, VectorName, read_recipe
 from curate.stages import MEASURE, STAGES
@@ -90,12 +90,34 @@ def build(
             record_event(root / "events.jsonl", "built", seconds=round(time.monotonic() - started, 3), **run.info["counts"])
     if strict and run.info["counts"]["quarantined"]:
         count = run.info["counts"]["quarantined"]
-        raise Refusal("bad-samples", str(root), f"{count} samples are quarantined and --strict was given", "none", f"List them: manifests query {root} \"SELECT * FROM ledger WHERE status = 'quarantined'\"")
+        raise Refusal(
+            "bad-samples",
+            str(root),
+            f"{count} samples are quarantined and --strict was given",
+            "none",
+            f"List them: manifests query {root} \"SELECT * FROM ledger WHERE status = 'quarantined'\"",
+        )
     return run
 
 
 def _refuse_foreign(root: Path) -> None:
-    known = {"recipe.yaml", "run.json", "events.jsonl", "parts", "edges", "vectors", "ledger", "selection.npy", "shards", "evidence", "evaluations", "cache", "scratch", "report.html", ".lock"}
+    known = {
+        "recipe.yaml",
+        "run.json",
+        "events.jsonl",
+        "parts",
+        "edges",
+        "vectors",
+        "ledger",
+        "selection.npy",
+        "shards",
+        "evidence",
+        "evaluations",
+        "cache",
+        "scratch",
+        "report.html",
+        ".lock",
+    }
     foreign = sorted(p.name for p in root.iterdir() if p.name not in known and not p.name.endswith(".tmp"))
     if foreign and not (root / "recipe.yaml").exists():
         raise Refusal("not-a-run", str(root), f"holds {', '.join(foreign[:3])} and is no run", "an empty or a new folder, or a run to go on with")
@@ -127,7 +149,7 @@ def _outputs_stand(run: Run) -> bool:
 
 
 def _pools(recipe: Recipe, pool: PoolDescription, root: Path) -> dict[str, tuple[Path, PoolDescription]]:
-    """"" -> the pool itself; evaluation path -> its folder in the run and its description."""
+    """ "" -> the pool itself; evaluation path -> its folder in the run and its description."""
     names = evaluation_names(evaluation_paths(recipe))
     return {"": (root, pool), **{path: (root / "evaluations" / name, open_pool(path)) for path, name in names.items()}}
 
@@ -183,12 +205,15 @@ def measure_pool(recipe: Recipe, pool: PoolDescription, root: Path, options: Opt
     """Run every measure over every shard of a pool into `root`; the measures that need a device run after the others, in this process."""
     wanted = None if last is None else {s.id for s in _measures_for(recipe, last)}
     known = cached_digests(root, pool, options.recheck)
-    results = {}
+    results: dict[str, Measured] = {}
     for device in (False, True):
         stages = tuple(s for s in measures_of(recipe, device) if wanted is None or s.id in wanted)
         if device and not stages:
             break
-        tasks = [MeasureTask(s, root, stages, results[s.id].input_digest if device else known.get(s.id), options.device if device else "cpu", pool.classes) for s in pool.shards]
+        tasks = [
+            MeasureTask(s, root, stages, results[s.id].input_digest if device else known.get(s.id), options.device if device else "cpu", pool.classes)
+            for s in pool.shards
+        ]
         what = f"{pool.name}: " + (", ".join(s.id.removeprefix("measure.") for s in stages) if stages else "index")
         with Progress(what, len(tasks), "shards", options.events, options.quiet) as progress:
             for result in map_tasks(measure_shard, tasks, workers=1 if device else options.workers):
@@ -243,7 +268,9 @@ def _say(line: str) -> None:
     sys.stderr.write(line + "\n")
 
 
-def _finish(recipe: Recipe, pool: PoolDescription, frame: Frame, counts: dict, root: Path, options: Options, damage: list[str], frames: dict[str, Frame]) -> Run:
+def _finish(
+    recipe: Recipe, pool: PoolDescription, frame: Frame, counts: dict, root: Path, options: Options, damage: list[str], frames: dict[str, Frame]
+) -> Run:
     stages = [("measure.index", MEASURE), *((s.id, s.kind) for s in recipe.stages if s.name != "measure.index")]
     totals, outputs = finish(recipe, frame, stages, root, options)
     inputs = {"": frame.inputs, **{path: f.inputs for path, f in frames.items()}}
@@ -264,7 +291,15 @@ def _finish(recipe: Recipe, pool: PoolDescription, frame: Frame, counts: dict, r
 
 
 def _record(stage_id: str, name: str, kind: str, parameters: dict, frame: Frame, counts: dict) -> dict[str, Any]:
-    return {"id": stage_id, "name": name, "kind": kind, "version": STAGES[name].version, "parameters": parameters, "digest": frame.digests[stage_id], "counts": counts[stage_id]}
+    return {
+        "id": stage_id,
+        "name": name,
+        "kind": kind,
+        "version": STAGES[name].version,
+        "parameters": parameters,
+        "digest": frame.digests[stage_id],
+        "counts": counts[stage_id],
+    }
 
 
 def _version(package: str) -> str | None:

@@ -46,7 +46,9 @@ def audit(source: str, out: Path | None, workers: int | None, as_json: bool) -> 
 @click.option("--label", help="The column of a table that holds the label.")
 @click.option("--licence", help="The licence to record in pool.yaml.")
 @JSON
-def ingest(source: str, to: Path, samples_per_shard: int, image: str | None, caption: str | None, label: str | None, licence: str | None, as_json: bool) -> None:
+def ingest(
+    source: str, to: Path, samples_per_shard: int, image: str | None, caption: str | None, label: str | None, licence: str | None, as_json: bool
+) -> None:
     """Make a pool from SOURCE: a folder of images, a CSV, JSONL or Parquet table, torchvision:NAME, or existing shards.
 
     Example: curate ingest photos/ --to pools/photos
@@ -99,7 +101,9 @@ def build(recipe: str, pool: str | None, out: Path, settings: tuple[str, ...], r
 
         emit(plan(recipe, pool=pool, out=out, settings=settings, workers=workers, device=device, memory=memory), as_json, text)
         return
-    run = function(recipe, pool=pool, out=out, settings=settings, reuse=reuse, workers=workers, device=device, memory=memory, strict=strict, quiet=as_json)
+    run = function(
+        recipe, pool=pool, out=out, settings=settings, reuse=reuse, workers=workers, device=device, memory=memory, strict=strict, quiet=as_json
+    )
     from manifests.audit.show import show
     from manifests.audit.show import text as shown
 
@@ -134,4 +138,7 @@ def doctor(as_json: bool) -> None:
 
 
 def _lines(value: dict[str, Any]) -> str:
-    return "\n".join(f"{name.replace('_', ' ')}: {', '.join(f'{k} {v}' for k, v in item.items()) if isinstance(item, dict) else item}" for name, item in value.items())
+    return "\n".join(
+        f"{name.replace('_', ' ')}: {', '.join(f'{k} {v}' for k, v in item.items()) if isinstance(item, dict) else item}"
+        for name, item in value.items()
+    )

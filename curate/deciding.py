@@ -19,7 +19,7 @@ from curate.pool import Edges, Pool, Share, State, Verdicts
 from curate.recipe import Column, Expression, PoolPaths, ResolvedStage, VectorName
 from manifests.digest import digest
 from manifests.errors import Refusal
-from manifests.publish import publish, publish_table, published_digest
+from manifests.publish import publish_bytes, publish_table, published_digest
 from manifests.schema import EDGE, VERDICT, is_truth
 
 SCAN_SECONDS = 20.0  # how much work a crash may cost a long decision
@@ -54,7 +54,7 @@ class Scratch:
         """Publish the state after `round` rounds."""
         buffer = io.BytesIO()
         np.savez(buffer, round=np.int64(round), **{f"a{i}": a for i, a in enumerate(state)})  # type: ignore[arg-type]
-        publish(self.folder / f"{name}.npz", lambda file: file.write(buffer.getvalue()) and None)
+        publish_bytes(self.folder / f"{name}.npz", buffer.getvalue())
         self._last = time.monotonic()
 
     def due(self) -> bool:
@@ -76,7 +76,12 @@ def read_columns(stage: ResolvedStage, frame: Frame) -> list[str]:
     known = set(frame.catalog)
     for name in _refused_truth(names, where):
         if name not in known:
-            raise Refusal("unknown-column", where, f"reads column {name!r}, which no earlier stage and no pool column provides", f"known: {', '.join(sorted(known))}")
+            raise Refusal(
+                "unknown-column",
+                where,
+                f"reads column {name!r}, which no earlier stage and no pool column provides",
+                f"known: {', '.join(sorted(known))}",
+            )
     return list(dict.fromkeys(names))
 
 
@@ -101,7 +106,12 @@ def decision_digest(stage: ResolvedStage, frame: Frame, setting: Setting) -> str
     for name in stage.reads(VectorName):
         if name not in frame.catalog:
             vectors = [n for n, s in frame.catalog.items() if s.startswith("attached/") or s.startswith("measure.vectors") or n == vector_name_of(s)]
-            raise Refusal("unknown-column", stage.id, f"reads vectors {name!r}, which no earlier stage writes", f"earlier vectors: {', '.join(vectors) or 'none'}")
+            raise Refusal(
+                "unknown-column",
+                stage.id,
+                f"reads vectors {name!r}, which no earlier stage writes",
+                f"earlier vectors: {', '.join(vectors) or 'none'}",
+            )
         reads[name] = frame.digests[frame.catalog[name]]
     pools = {path: setting.evaluations[path].chain for path in stage.reads(PoolPaths)}
     return digest(stage_key(stage), stage.within, stage.protect, setting.seed, reads, pools, frame.chain)
@@ -210,7 +220,14 @@ def _evaluation_pool(stage: ResolvedStage, frame: Frame, setting: Setting) -> Po
         rows = rows[has[rows]]
         vectors[name] = found.subset((np.cumsum(has) - 1)[rows])
     kept = np.isin(np.flatnonzero(frame.live), rows)
-    return Pool(frame.uid(_mask(len(frame.live), rows)), _rows(table, np.flatnonzero(kept)), vectors, stage=stage.id, memory=setting.memory, read_payloads=frame.payload_reader(rows))
+    return Pool(
+        frame.uid(_mask(len(frame.live), rows)),
+        _rows(table, np.flatnonzero(kept)),
+        vectors,
+        stage=stage.id,
+        memory=setting.memory,
+        read_payloads=frame.payload_reader(rows),
+    )
 
 
 def _groups(stage: ResolvedStage, table: pa.Table, count: int) -> list[tuple[str, np.ndarray, dict[str, Any]]]:
@@ -218,8 +235,12 @@ def _groups(stage: ResolvedStage, table: pa.Table, count: int) -> list[tuple[str
     if not stage.within:
         return [("", np.arange(count), stage.parameters)]
     values = np.array([str(v) for v in table[stage.within].to_pylist()], dtype=object)
-    names, inverse, sizes = np.unique(values.astype(str), return_inverse=True, return_counts=True) if count else (np.array([], str), np.zeros(0, int), np.zeros(0, int))
-    shares = {name: _shared_out(value.count, sizes) for name, value in stage.parameters.items() if isinstance(value, Share) and value.count is not None}
+    names, inverse, sizes = (
+        np.unique(values.astype(str), return_inverse=True, return_counts=True) if count else (np.array([], str), np.zeros(0, int), np.zeros(0, int))
+    )
+    shares = {
+        name: _shared_out(value.count, sizes) for name, value in stage.parameters.items() if isinstance(value, Share) and value.count is not None
+    }
     calls = []
     for number, name in enumerate(names):
         own = {**stage.parameters, **{p: Share(count=int(counts[number])) for p, counts in shares.items()}}
@@ -293,16 +314,16 @@ def _table(verdicts: Verdicts, unjudged: np.ndarray, uid: np.ndarray, stage: Res
     other = np.array([w is not None and w != "" and w == w for w in verdicts.witness_uid], bool)
     witness[other] = [w.decode() if isinstance(w, bytes) else str(w) for w in verdicts.witness_uid[other]]
     own_pool = np.array([pools.get(p, p) if there else None for p, there in zip(verdicts.witness_pool, other, strict=True)], object)
-    reason = np.where(verdicts.keep, None, verdicts.reason)
-    judged = ~unjudged
+    reason = [None if kept else why for kept, why in zip(verdicts.keep, verdicts.reason, strict=True)]
+    threshold = np.where(unjudged, np.nan, np.asarray(verdicts.threshold, np.float64))
 
     def number(values: Any, kind: pa.DataType) -> pa.Array:
         array = np.asarray(values, np.float64)
         return pa.array(array, kind, mask=~np.isfinite(array))
 
     columns = {
-        "keep": pa.array(verdicts.keep), "unjudged": pa.array(unjudged), "reason": pa.array(reason.tolist(), pa.string()).dictionary_encode(),
-        "score": number(verdicts.score, pa.float64()), "threshold": number(np.where(judged, verdicts.threshold, np.nan), pa.float64()),
+        "keep": pa.array(verdicts.keep), "unjudged": pa.array(unjudged), "reason": pa.array(reason, pa.string()).dictionary_encode(),
+        "score": number(verdicts.score, pa.float64()), "threshold": number(threshold, pa.float64()),
         "witness": pa.array(witness.tolist(), pa.string()), "witness_pool": pa.array(own_pool.tolist(), pa.string()).dictionary_encode(),
         "weight": number(verdicts.weight, pa.float32()),
     }  # fmt: skip
@@ -324,7 +345,14 @@ def _own_column(values: Any, kind: pa.DataType) -> pa.Array:
 def _publish_edges(frame: Frame, stage: ResolvedStage, edges: Edges, uid: np.ndarray, made_of: str) -> None:
     text = np.char.decode(uid, "ascii").astype(object)
     a, b = np.asarray(edges.a, np.int64), np.asarray(edges.b, np.int64)
-    table = pa.table({"a": pa.array(text[a].tolist(), pa.string()), "b": pa.array(text[b].tolist(), pa.string()), "score": pa.array(np.asarray(edges.score, np.float64))}, schema=EDGE)
+    table = pa.table(
+        {
+            "a": pa.array(text[a].tolist(), pa.string()),
+            "b": pa.array(text[b].tolist(), pa.string()),
+            "score": pa.array(np.asarray(edges.score, np.float64)),
+        },
+        schema=EDGE,
+    )
     for name, values in edges.columns.items():
         table = table.append_column(name, pa.array(values))
     order = np.lexsort((uid[b], uid[a])) if len(a) else np.zeros(0, np.int64)

@@ -66,7 +66,9 @@ def _warnings() -> list[str]:
 
 def text(found: dict[str, Any]) -> str:
     """For a reader."""
-    lines = [f"keepset {found['keepset']}, Python {found['python']}, {found['cores']} cores, {found['memory_gib']} GiB, {found['free_disk_gib']} GiB disk free, device {found['device']}"]
+    lines = [
+        f"keepset {found['keepset']}, Python {found['python']}, {found['cores']} cores, {found['memory_gib']} GiB, {found['free_disk_gib']} GiB disk free, device {found['device']}"
+    ]
     for row in found["packages"]:
         state = f"{row['version']}" if row["cure"] is None else f"missing: {row['cure']}"
         lines.append(f"  {row['package']:<34} {state:<12} {row['for']}")

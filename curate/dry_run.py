@@ -13,7 +13,16 @@ from manifests.progress import span
 from manifests.shards.pool_yaml import open_pool
 
 
-def dry_run(recipe: str | Path, *, pool: str | None, out: str | Path, settings: Sequence[str] = (), workers: int | None = None, device: str = "auto", memory: str | None = None) -> dict[str, Any]:
+def dry_run(
+    recipe: str | Path,
+    *,
+    pool: str | None,
+    out: str | Path,
+    settings: Sequence[str] = (),
+    workers: int | None = None,
+    device: str = "auto",
+    memory: str | None = None,
+) -> dict[str, Any]:
     """The plan of a build as data: pool, rows (estimated unless indexed), a line a stage, the sums. Raises what `build` would raise before any work."""
     resolved = read_recipe(recipe, list(settings), pool)
     if not resolved.pool:
@@ -30,7 +39,9 @@ def dry_run(recipe: str | Path, *, pool: str | None, out: str | Path, settings: 
 
 def text(plan: dict[str, Any]) -> str:
     """For a reader."""
-    lines = [f"{plan['pool']}: {plan['shards']} shards, about {plan['rows']:,} samples; {plan['workers']} workers, memory limit {plan['memory_limit'] / (1 << 30):.1f} GiB"]
+    lines = [
+        f"{plan['pool']}: {plan['shards']} shards, about {plan['rows']:,} samples; {plan['workers']} workers, memory limit {plan['memory_limit'] / (1 << 30):.1f} GiB"
+    ]
     for stage in plan["stages"]:
         done = "done" if stage["done"] == stage["parts"] else f"{stage['done']} of {stage['parts']} parts stand"
         seconds = "" if stage["seconds"] is None else f"{span(stage['seconds'])}"

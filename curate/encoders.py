@@ -104,7 +104,7 @@ def open_encoder(spec: str, device: str = "cpu") -> Encoder:
     parsed = parse(spec)
     if parsed.kind == "pixels":
         side = int(parsed.model)
-        return Encoder(spec, f"pixels:{side}", side, lambda x: x.reshape(len(x), -1).astype(np.float32) - 127.5, lambda p: images.resize(p, side, side), 256)
+        return Encoder(spec, spec, side, lambda x: x.reshape(len(x), -1).astype(np.float32) - 127.5, lambda p: images.resize(p, side, side), 256)
     net, side, mean, std = {"timm": _timm, "open_clip": _open_clip, "checkpoint": _checkpoint}[parsed.kind](parsed, spec)
     identity = _identity(net, side, mean, std)
     return Encoder(spec, identity, side, _forward(net, mean, std, device), lambda p: _middle(p, side), BATCH.get(device, 64))
@@ -114,7 +114,7 @@ def _forward(net: "nn.Module", mean: tuple[float, ...], std: tuple[float, ...], 
     """(b, side, side, 3) uint8 -> (b, d) float32."""
     import torch
 
-    net = net.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+    net = net.eval().requires_grad_(False).to(device=device).to(memory_format=torch.channels_last)
     scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(3, 1, 1)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(3, 1, 1)
 
@@ -161,11 +161,14 @@ def _timm(parsed: Spec, spec: str) -> Opened:
     name = parsed.model
     if not timm.is_model(name.split(".")[0]):
         near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5])
-        raise Refusal("bad-value", "encoder", f"timm has no model {name!r}", f"near names: {near}" if near else ALLOWED, "`timm.list_models()` lists all")
+        raise Refusal(
+            "bad-value", "encoder", f"timm has no model {name!r}", f"near names: {near}" if near else ALLOWED, "`timm.list_models()` lists all"
+        )
     settings = timm.get_pretrained_cfg(name, allow_unregistered=True)
     side = parsed.side or (settings.input_size[-1] if settings else 224)
     mean, std = (settings.mean, settings.std) if settings else ((0.5,) * 3, (0.5,) * 3)
-    sized = {"img_size": side} if settings and settings.fixed_input_size else {}
+    net: Any
+    sized: dict[str, Any] = {"img_size": side} if settings and settings.fixed_input_size else {}
     if parsed.weights is None:
         net = _or_refuse(lambda: timm.create_model(name, pretrained=True, num_classes=0, **sized), spec)
     else:
@@ -192,7 +195,7 @@ def _checkpoint(parsed: Spec, spec: str) -> Opened:
     else:
         import timm
 
-        sized = {"img_size": side} if "img_size" in described.get("model_args", {}) else {}
+        sized: dict[str, Any] = {"img_size": side} if "img_size" in described.get("model_args", {}) else {}
         net = timm.create_model(name, num_classes=0, **sized)
     _load(net, _read_weights(folder / "model.safetensors"), spec)
     return net, side, mean, std
@@ -221,7 +224,11 @@ def _or_refuse(make: Callable[[], Any], spec: str) -> Any:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError, RuntimeError) as error:
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Refusal(
-            "no-such-file", "encoder", f"the weights of {spec!r} are neither here nor to be had ({why[:200]})", "", "Give a weight file after the model's name"
+            "no-such-file",
+            "encoder",
+            f"the weights of {spec!r} are neither here nor to be had ({why[:200]})",
+            "",
+            "Give a weight file after the model's name",
         ) from error
 
 
@@ -242,7 +249,7 @@ def _read_weights(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise Refusal("no-such-file", "encoder", f"{str(path)!r} does not exist", "a weight file")
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise Refusal("bad-value", "encoder", f"{str(path)!r} holds no plain weights", "safetensors, or a .pth of tensors alone") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
@@ -254,7 +261,9 @@ def _load(net: "nn.Module", state: dict[str, Any], spec: str) -> None:
     try:
         found = net.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise Refusal("bad-value", "encoder", f"the weights of {spec!r} do not fit: {' '.join(str(error).split())[:200]}", "weights of this model") from error
+        raise Refusal(
+            "bad-value", "encoder", f"the weights of {spec!r} do not fit: {' '.join(str(error).split())[:200]}", "weights of this model"
+        ) from error
     head = getattr(net, "default_cfg", {}).get("classifier") or ()
     heads = (head,) if isinstance(head, str) else tuple(head)
     missing = [key for key in found.missing_keys if not key.startswith(heads or ("\0",))]

@@ -35,7 +35,10 @@ def map_tasks(function: Callable[[Any], Any], tasks: Sequence[Any], *, workers: 
             attempts[position] = attempts.get(position, 0) + 1
             if attempts[position] > 1:
                 raise Refusal(
-                    "does-not-fit", f"task {position + 1} of {len(tasks)}", "its worker died twice (out of memory?)", cure="Run again with fewer --workers; what is finished is kept"
+                    "does-not-fit",
+                    f"task {position + 1} of {len(tasks)}",
+                    "its worker died twice (out of memory?)",
+                    cure="Run again with fewer --workers; what is finished is kept",
                 ) from error
 
 

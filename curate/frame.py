@@ -90,7 +90,9 @@ class Frame:
         for shard, part_digest in zip(self.shards, made_of, strict=True):
             index = pq.read_table(part_path(self.root, "measure.index", shard), columns=["content", "key"])
             uid, ordinal = uids(index, seen)
-            table = pa.table({"uid": pa.array(np.char.decode(uid, "ascii").tolist(), pa.string()), "ordinal": pa.array(ordinal, pa.int64())}, schema=IDENTITY)
+            table = pa.table(
+                {"uid": pa.array(np.char.decode(uid, "ascii").tolist(), pa.string()), "ordinal": pa.array(ordinal, pa.int64())}, schema=IDENTITY
+            )
             publish_table(part_path(self.root, "identity", shard), table, part_digest, bloom="uid")
 
     def add_measure(self, stage: ResolvedStage) -> dict[str, int]:
@@ -115,7 +117,7 @@ class Frame:
 
     def read(self, stage: str, columns: list[str], rows: np.ndarray | None = None) -> pa.Table:
         """`columns` of a stage's parts for all rows, or for `rows` (n,) bool, in shard order. A shard without a column gives nulls."""
-        tables = []
+        tables: list[pa.Table] = []
         for number, shard in enumerate(self.shards):
             mask = None if rows is None else rows[self.starts[number] : self.starts[number + 1]]
             if mask is not None and not mask.any() and len(tables):

@@ -165,7 +165,9 @@ def _measure(task: MeasureTask, stages: list[ResolvedStage], index_part: Path, k
         _publish(task, stage, pieces[stage.id], faults[stage.id], rows, index.num_rows, measure_digest(stage, known))
 
 
-def _publish(task: MeasureTask, stage: ResolvedStage, pieces: list[Columns], faults: list[str | None], rows: np.ndarray, total: int, made_of: str) -> None:
+def _publish(
+    task: MeasureTask, stage: ResolvedStage, pieces: list[Columns], faults: list[str | None], rows: np.ndarray, total: int, made_of: str
+) -> None:
     """Scatter the batches' columns to the shard's rows (null where a row had a fault) and publish the part, vectors first."""
     fine = np.array([f is None for f in faults], bool)
     position = np.full(total, -1, np.int64)
@@ -174,7 +176,7 @@ def _publish(task: MeasureTask, stage: ResolvedStage, pieces: list[Columns], fau
     columns: dict[str, Any] = {}
     for own, name in stage.columns.items():
         columns[name] = _joined([p[own] for p in pieces], stage.writes[name]).take(taken)
-    found = [None] * total
+    found: list[str | None] = [None] * total
     for place, fault in zip(rows, faults, strict=True):
         found[place] = fault
     columns["fault"] = pa.array(found, pa.string())

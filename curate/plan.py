@@ -61,11 +61,23 @@ def check_columns(recipe: Recipe, pool: PoolDescription) -> None:
                 known |= _peek(pool)
                 peeked = True
             if name not in known:
-                raise Refusal("unknown-column", stage.id, f"reads column {name!r}, which no earlier stage writes", f"known here: {', '.join(sorted(known))}", _writer(name))
+                raise Refusal(
+                    "unknown-column",
+                    stage.id,
+                    f"reads column {name!r}, which no earlier stage writes",
+                    f"known here: {', '.join(sorted(known))}",
+                    _writer(name),
+                )
         for name in stage.reads(VectorName):
             if name not in vectors:
                 have = ", ".join(sorted(vectors)) or "none"
-                raise Refusal("unknown-column", stage.id, f"reads vectors {name!r}, which no earlier stage writes", f"earlier vectors: {have}", "Add `- measure.vectors: {encoder: …, as: NAME}` before it")
+                raise Refusal(
+                    "unknown-column",
+                    stage.id,
+                    f"reads vectors {name!r}, which no earlier stage writes",
+                    f"earlier vectors: {have}",
+                    "Add `- measure.vectors: {encoder: …, as: NAME}` before it",
+                )
         known |= set(stage.writes)
         if stage.name == "measure.vectors":
             vectors.add(vector_name(stage))

@@ -144,7 +144,9 @@ def parse_recipe(text: str, where: str, settings: list[str] | None = None, pool:
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise Refusal("bad-value", f"{where}:{line_of(text, 'seed')}", f"seed is {seed!r}", "a whole number")
     leakage = body.get("leakage", True)
-    recipe = Recipe(tuple(stages), pool or body.get("pool"), seed, tuple(evaluate), leakage not in (False, "off"), _shards(body.get("shards", {}), where))
+    recipe = Recipe(
+        tuple(stages), pool or body.get("pool"), seed, tuple(evaluate), leakage not in (False, "off"), _shards(body.get("shards", {}), where)
+    )
     return _checked(_with_leakage(recipe), where)
 
 
@@ -173,10 +175,9 @@ def _stage(item: Any, where: str, chosen: dict[tuple[str, str], Any]) -> Resolve
     stage_id = common["as"] or name
     if not isinstance(stage_id, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", stage_id):
         raise Refusal("bad-value", f"{where}: {name}", f"as: {stage_id!r}", "letters, digits, `_`, `-`, `.`")
-    for key in [k for k in chosen if k[0] in (stage_id, name)]:
-        value = chosen.pop(key)
-        target = common if key[1] in COMMON else given
-        target[key[1]] = value
+    for setting in [k for k in chosen if k[0] in (stage_id, name)]:
+        target = common if setting[1] in COMMON else given
+        target[setting[1]] = chosen.pop(setting)
     for key in ("within", "protect"):
         if common[key] is not None and (not isinstance(common[key], str) or STAGES[name].kind == MEASURE):
             raise Refusal("bad-value", f"{where}: {name}", f"{key}: {common[key]!r}", "text, for a decision")
@@ -215,7 +216,13 @@ def _checked(recipe: Recipe, where: str) -> Recipe:
     written: dict[str, str] = {}
     for stage in recipe.stages:
         if stage.id in seen or stage.id in ("identity", "measure.index"):
-            raise Refusal("bad-recipe", f"{where}: {stage.name}", f"a second stage is named {stage.id!r}", "each stage has its own name", "Name one of them with `as: NAME`")
+            raise Refusal(
+                "bad-recipe",
+                f"{where}: {stage.name}",
+                f"a second stage is named {stage.id!r}",
+                "each stage has its own name",
+                "Name one of them with `as: NAME`",
+            )
         seen.add(stage.id)
         for column in stage.writes:
             if column in written:

@@ -11,7 +11,10 @@ from manifests.signature import describe, first_sentence, load, parameters, plai
 def stages(name: str | None = None) -> list[dict[str, Any]]:
     """One row a stage (name, kind, version, sentence); of `name` alone also its page, parameters, reasons and columns. Raises `Refusal` [unknown-stage]."""
     if name is None:
-        return [{"name": n, "kind": s.kind, "version": s.version, "same_bytes": s.same_bytes, "sentence": first_sentence(n, "curate")} for n, s in STAGES.items()]
+        return [
+            {"name": n, "kind": s.kind, "version": s.version, "same_bytes": s.same_bytes, "sentence": first_sentence(n, "curate")}
+            for n, s in STAGES.items()
+        ]
     if name not in STAGES:
         raise Refusal("unknown-stage", "curate stages", f"there is no stage {name!r}", f"the stages: {', '.join(STAGES)}")
     function, row = load(name, "curate"), STAGES[name]

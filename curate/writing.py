@@ -50,7 +50,13 @@ def finish(recipe: Recipe, frame: Frame, stages: list[tuple[str, str]], root: Pa
     outputs = [*files, root / "selection.npy"]
     if recipe.shards:
         if not kept:
-            raise Refusal("nothing-kept", str(root), "every sample was dropped or quarantined", "at least one kept", f"`manifests query {root} …` shows why; set `shards: false` for a ledger without shards")
+            raise Refusal(
+                "nothing-kept",
+                str(root),
+                "every sample was dropped or quarantined",
+                "at least one kept",
+                f"`manifests query {root} …` shows why; set `shards: false` for a ledger without shards",
+            )
         outputs += _write_shards(frame, files, order, out_shard, root, options, made_of)
     else:
         _remove_stale(root / "shards", [])
@@ -66,7 +72,9 @@ def _identities(files: list[Path]) -> list[str]:
     return (source if usable else table["uid"]).to_pylist()
 
 
-def _write_shards(frame: Frame, files: list[Path], order: np.ndarray, out_shard: np.ndarray, root: Path, options: "Options", made_of: str) -> list[Path]:
+def _write_shards(
+    frame: Frame, files: list[Path], order: np.ndarray, out_shard: np.ndarray, root: Path, options: "Options", made_of: str
+) -> list[Path]:
     kept = _kept_rows(frame, files)
     urls = {s.id: s.url for s in frame.shards}
     folder = root / "shards"
@@ -103,6 +111,3 @@ def _remove_stale(folder: Path, outputs: list[Path]) -> None:
             path.unlink()
     if not outputs and (folder / "sizes.json").exists():
         (folder / "sizes.json").unlink()
-
-
-

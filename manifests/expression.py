@@ -46,7 +46,9 @@ def columns_of(sql: str, known: Iterable[str], where: str) -> list[str]:
         elif node["class"] == "COLUMN_REF":
             name = node["column_names"][0]
             if name.lower().startswith("truth_"):
-                raise Refusal("truth-column", where, f"{sql!r} reads {name!r}", "no stage may read what was planted", "Judge against it in the report")
+                raise Refusal(
+                    "truth-column", where, f"{sql!r} reads {name!r}", "no stage may read what was planted", "Judge against it in the report"
+                )
             if name not in exact and name.lower() not in folded:
                 close = difflib.get_close_matches(name, names, n=3)
                 raise Refusal(

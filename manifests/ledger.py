@@ -76,7 +76,9 @@ def _column(values: Any, kind: pa.DataType) -> Any:
     return pa.array(values, kind)
 
 
-def write_ledger(folder: Path, tables: Iterator[pa.Table], kept: int, place: Callable[[int], tuple[np.ndarray, np.ndarray]], made_of: str) -> list[Path]:
+def write_ledger(
+    folder: Path, tables: Iterator[pa.Table], kept: int, place: Callable[[int], tuple[np.ndarray, np.ndarray]], made_of: str
+) -> list[Path]:
     """Publish `ledger/NNNNN.parquet`: whole shards, up to 1 M rows a file.
 
     place       (row numbers among the kept, as a start and a count are asked for) -> (out_shard numbers, out_row) of the kept rows, in pool order
@@ -121,7 +123,12 @@ def write_ledger(folder: Path, tables: Iterator[pa.Table], kept: int, place: Cal
 def law(counts: dict[str, int], where: str) -> None:
     """Rows in = kept + dropped + quarantined. Raises `Refusal` [law-broken]."""
     if counts["rows"] != counts["kept"] + counts["dropped"] + counts["quarantined"]:
-        raise Refusal("law-broken", where, f"{counts['rows']} rows in, {counts['kept']} kept + {counts['dropped']} dropped + {counts['quarantined']} quarantined", "they must be equal")
+        raise Refusal(
+            "law-broken",
+            where,
+            f"{counts['rows']} rows in, {counts['kept']} kept + {counts['dropped']} dropped + {counts['quarantined']} quarantined",
+            "they must be equal",
+        )
 
 
 def write_selection(path: Path, identities: list[str]) -> None:

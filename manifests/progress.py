@@ -49,7 +49,8 @@ class Progress:
         if self.quiet:
             return
         left = "" if final or not rate else f", {span((self.total - self.done) / rate)} left"
-        line = f"{self.what}: {self.done:,} of {self.total:,} {self.unit}, {rate:,.0f}/s, {span(elapsed)}{left}"
+        speed = f"{rate:,.0f}/s" if rate >= 1 or not rate else f"{1 / rate:,.1f} s each"
+        line = f"{self.what}: {self.done:,} of {self.total:,} {self.unit}, {speed}, {span(elapsed)}{left}"
         if sys.stderr.isatty():
             sys.stderr.write(f"\r\033[K{line}" + ("\n" if final else ""))
         elif final or self.done < self.total:

@@ -26,7 +26,7 @@ def moment(name: str, path: Path) -> None:
     """Called before, within (`half`), after writing (`written`) and after renaming (`renamed`). Does nothing; crash tests replace it."""
 
 
-def publish(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+def publish(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Let `write` fill a temporary file beside `path`, make it durable, then rename it to `path`.
 
     Raises `Refusal` [disk-full] where the disk is full; the temporary file is removed on any error.
@@ -46,7 +46,9 @@ def publish(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Refusal("disk-full", str(path), "no space left while writing", cure="Free some space and run the same command again; nothing finished is lost") from error
+            raise Refusal(
+                "disk-full", str(path), "no space left while writing", cure="Free some space and run the same command again; nothing finished is lost"
+            ) from error
         raise
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -57,7 +59,7 @@ def publish(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 def publish_bytes(path: Path, data: bytes) -> None:
     """Publish a small file whole."""
-    publish(path, lambda file: file.write(data) and None)
+    publish(path, lambda file: file.write(data))
 
 
 def publish_json(path: Path, value: Any) -> None:

@@ -101,8 +101,16 @@ class Run:
             if len(found) == 1:
                 return found[0]
             if found:
-                raise Refusal("no-such-sample", str(self.path), f"{identity!r} fits {len(found)} samples", "name one", "Their uids: " + ", ".join(r["uid"] for r in found[:5]))
-        raise Refusal("no-such-sample", str(self.path), f"no sample has the key or uid {identity!r}", "a key, a uid, or the first 8 or more digits of one")
+                raise Refusal(
+                    "no-such-sample",
+                    str(self.path),
+                    f"{identity!r} fits {len(found)} samples",
+                    "name one",
+                    "Their uids: " + ", ".join(r["uid"] for r in found[:5]),
+                )
+        raise Refusal(
+            "no-such-sample", str(self.path), f"no sample has the key or uid {identity!r}", "a key, a uid, or the first 8 or more digits of one"
+        )
 
     def payload(self, shard: str, offset: int, size: int) -> bytes:
         """The bytes of a sample's image (or text) member, from the pool."""
@@ -162,5 +170,7 @@ def open_run(path: Path | str) -> Run:
     if not (run.path / "run.json").is_file():
         raise Refusal("not-a-run", str(path), "holds no run.json", "a finished run", "Finish it: run the same `curate build` again")
     if run.info.get("format", 0) > FORMAT:
-        raise Refusal("broken-record", str(path), f"is of format {run.info['format']}", f"this keepset reads formats up to {FORMAT}", "Install a newer keepset")
+        raise Refusal(
+            "broken-record", str(path), f"is of format {run.info['format']}", f"this keepset reads formats up to {FORMAT}", "Install a newer keepset"
+        )
     return run

@@ -98,7 +98,9 @@ def _plain(kind: Any) -> Any:
 def describe(kind: Any) -> str:
     """A type for a reader: "a number", "one of far, near"."""
     if kind in (Column, VectorName, Expression, PoolPaths):
-        return {Column: "a column's name", VectorName: "the name of a vector column", Expression: "a SQL expression", PoolPaths: "a list of pools"}[kind]
+        return {Column: "a column's name", VectorName: "the name of a vector column", Expression: "a SQL expression", PoolPaths: "a list of pools"}[
+            kind
+        ]
     origin = get_origin(kind)
     if origin is Literal:
         return "one of " + ", ".join(str(v) for v in get_args(kind))
@@ -108,7 +110,16 @@ def describe(kind: Any) -> str:
         return f"a list of {describe((get_args(kind) or (Any,))[0])}"
     if hasattr(kind, "allowed"):
         return kind.allowed
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null", list: "a list", dict: "a mapping", Any: "anything"}
+    words = {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        type(None): "null",
+        list: "a list",
+        dict: "a mapping",
+        Any: "anything",
+    }
     return words.get(_plain(kind), getattr(kind, "__name__", str(kind)))
 
 

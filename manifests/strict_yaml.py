@@ -13,12 +13,18 @@ class _Strict(yaml.SafeLoader):
 
 
 _Strict.yaml_implicit_resolvers = {
-    first: [(tag, rule) for tag, rule in rules if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float", "tag:yaml.org,2002:int", "tag:yaml.org,2002:timestamp")]
+    first: [
+        (tag, rule)
+        for tag, rule in rules
+        if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float", "tag:yaml.org,2002:int", "tag:yaml.org,2002:timestamp")
+    ]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Strict.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
 _Strict.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9][0-9_]*$"), list("-+0123456789"))
-_Strict.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$"), list("-+.0123456789"))
+_Strict.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$"), list("-+.0123456789")
+)
 
 
 def _integer(loader: _Strict, node: yaml.ScalarNode) -> int:
@@ -50,7 +56,7 @@ def read_yaml(data: bytes | str, where: str, slug: str) -> Any:
     """Parse `data`; any fault is a `Refusal` with `slug` that names `where` and the line."""
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
-        return yaml.load(text, Loader=_Strict)  # noqa: S506 (a SafeLoader)
+        return yaml.load(text, Loader=_Strict)
     except UnicodeDecodeError as error:
         raise Refusal(slug, where, f"is not UTF-8 at byte {error.start}") from error
     except yaml.MarkedYAMLError as error:

@@ -37,7 +37,12 @@ def pool_of(
     columns    name -> list or array; (n, w) uint8 becomes a fixed binary
     """
     table = pa.table({name: _arrow(values) for name, values in columns.items()})
-    sizes = [size, *(len(v) for v in columns.values()), *(len(v) for v in (vectors or {}).values()), *([len(payloads)] if payloads is not None else [])]
+    sizes = [
+        size,
+        *(len(v) for v in columns.values()),
+        *(len(v) for v in (vectors or {}).values()),
+        *([len(payloads)] if payloads is not None else []),
+    ]
     count = next(s for s in sizes if s is not None)
     protected = np.zeros(count, bool)
     protected[list(fixed)] = True
@@ -114,5 +119,7 @@ def shuffled(pool_arguments: dict[str, Any], permutation: Sequence[int]) -> dict
     for name, values in pool_arguments.items():
         if name in ("order", "fixed", "seed", "stage", "memory", "evaluations", "size"):
             continue
-        found[name] = {k: v[at] for k, v in values.items()} if name == "vectors" else [values[i] for i in at] if isinstance(values, list) else values[at]
+        found[name] = (
+            {k: v[at] for k, v in values.items()} if name == "vectors" else [values[i] for i in at] if isinstance(values, list) else values[at]
+        )
     return found

@@ -17,7 +17,7 @@ WRITES = {"exact_group": pa.string(), "exact_size": pa.int32()}
 def exact(
     pool: Pool,
     *,
-    hash: builtins.list[Column] = [Column("pixels_hash")],  # noqa: A002, B006
+    hash: builtins.list[Column] = [Column("pixels_hash")],  # noqa: B006, B008
     prefer: builtins.list[Column] = [],  # noqa: B006
     confirm: bool = True,
 ) -> Verdicts:

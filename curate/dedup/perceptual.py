@@ -19,13 +19,13 @@ Pairs = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # row, row, score
 def perceptual(
     pool: Pool,
     *,
-    views: Column = Column("phash_views"),
+    views: Column = Column("phash_views"),  # noqa: B008
     max_distance: int = 8,
     max_rms: float = 12.0,
     min_contrast: float = 40.0,
     turned: bool = True,
     side: int = 32,
-    prefer: builtins.list[Column] = [Column("num_pixels")],  # noqa: B006
+    prefer: builtins.list[Column] = [Column("num_pixels")],  # noqa: B006, B008
     floor_rms: float = 18.0,
 ) -> Verdicts:
     """Keep one of all pictures that look the same, also re-encoded, resized, turned or mirrored.
@@ -53,7 +53,9 @@ def perceptual(
     Errors      [bad-value] for a side that is no multiple of 4 or a floor below max_rms; [does-not-fit] where the thumbnails need more than the memory
     """
     if side < 4 or side % 4 or floor_rms < max_rms:
-        raise Refusal("bad-value", "dedup.perceptual", f"side {side}, max_rms {max_rms}, floor_rms {floor_rms}", "side is a multiple of 4, floor_rms >= max_rms")
+        raise Refusal(
+            "bad-value", "dedup.perceptual", f"side {side}, max_rms {max_rms}, floor_rms {floor_rms}", "side is a multiple of 4, floor_rms >= max_rms"
+        )
     order = np.lexsort((pool.uid_rank, *[-pool.column(name).astype(np.float64) for name in reversed(prefer)], ~pool.fixed))
     rank = np.empty(len(pool), np.int64)
     rank[order] = np.arange(len(pool))

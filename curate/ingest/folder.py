@@ -154,7 +154,11 @@ def _caption(found: _Found, path: bytes, caption: str) -> str | None:
     beside = path.rsplit(b".", 1)[0] + b"." + caption.encode()
     if beside not in found.texts:
         return None
-    return _read(found.root + b"/" + beside).decode("utf-8", "replace").strip()
+    try:
+        return _read(found.root + b"/" + beside).decode("utf-8", "replace").strip()
+    except Unreadable:
+        found.skipped["unreadable caption"] += 1
+        return None
 
 
 def _ending(path: bytes) -> bytes:

@@ -39,13 +39,21 @@ def ingest(
     Cost        reading every file once and writing it once
     Errors      [no-such-file], [empty-pool], [bad-value], [unknown-column], [download-failed], [run-locked], [disk-full]
     """
-    to = Path(to)
+    source, to = str(source), Path(to)
     options = {"--image": image, "--caption": caption, "--label": label, "--key": key}
     if source.startswith("torchvision:"):
         _only(options, (), source)
         samples = torchvision(source.removeprefix("torchvision:"))
         return {"kind": "torchvision", **pack(samples, to, source=source, samples_per_shard=samples_per_shard, licence=licence, quiet=quiet)}
-    if source.endswith(".tar") or "://" in source:
+    if "://" in source and not source.endswith(".tar"):
+        raise Refusal(
+            "bad-value",
+            source,
+            "is an address of something else than shards",
+            "shards (…/{00000..00099}.tar) may lie anywhere",
+            "Fetch the rest first",
+        )
+    if source.endswith(".tar"):
         _only(options, (), source)
         return {"kind": "shards", **shards(source, to=to, licence=licence)}
     path = Path(source)

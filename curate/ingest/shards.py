@@ -38,6 +38,9 @@ def shards(source: str, *, to: Path, name: str | None = None, licence: str | Non
         to, name=Quoted(name or to.resolve().name), sources=quoted(listed), columns=quoted(columns), licence=quoted(licence), source=quoted(source)
     )
     pool = open_pool(to)
+    metadata = list((Path(source) / "metadata").glob("*.parquet"))
+    if metadata:  # DataComp keeps its scores apart from the shards
+        notes["metadata"] = f"{len(metadata)} files under metadata: `curate attach` joins them by uid"
     summary: dict[str, Any] = {"source": source, "shards": len(pool.shards), "sources": len(groups), "columns": columns, **notes}
     publish_json(to / "ingest.json", {**summary, "finished": True})
     return summary

@@ -19,12 +19,12 @@ FILES = "a .csv, .jsonl, .parquet or .txt file of ids, or a DataComp subset (.np
 Reasons = dict[str, str | None]  # id -> the reason that the list gives for it
 
 
-def list(  # noqa: A001 - the recipe says keep.list
+def list(
     pool: Pool,
     *,
     ids: builtins.list[str] | None = None,
     file: str | None = None,
-    by: Column = Column("uid"),
+    by: Column = Column("uid"),  # noqa: B008
     listed: Literal["keep", "drop"] = "keep",
     reason: str | None = None,
 ) -> Verdicts:
@@ -101,7 +101,9 @@ def _from_rows(rows: Iterable[Any], by: str, path: Path) -> Reasons:
         if column is None:
             column = next((name for name in (by, "uid", "key", "source_uid", "id") if name in row), None)
             if column is None:
-                raise Refusal("bad-value", "keep.list: file", f"{str(path)!r} has the columns {', '.join(map(str, row))}", f"one named {by!r} holds the ids")
+                raise Refusal(
+                    "bad-value", "keep.list: file", f"{str(path)!r} has the columns {', '.join(map(str, row))}", f"one named {by!r} holds the ids"
+                )
         if row.get(column) is not None:
             found[str(row[column])] = None if row.get("reason") in (None, "") else str(row["reason"])
     return found

@@ -14,8 +14,8 @@ MIN_SHARE = 0.2
 def neighbours(
     pool: Pool,
     *,
-    vectors: VectorName = VectorName("vectors"),
-    label: Column = Column("label"),
+    vectors: VectorName = VectorName("vectors"),  # noqa: B008
+    label: Column = Column("label"),  # noqa: B008
     k: int = 20,
     rounds: int = 2,
     min_share: float | None = None,

@@ -15,8 +15,8 @@ def images(
     pool: Pool,
     *,
     against: PoolPaths,
-    hash: Column = Column("pixels_hash"),  # noqa: A002
-    views: Column = Column("phash_views"),
+    hash: Column = Column("pixels_hash"),  # noqa: B008
+    views: Column = Column("phash_views"),  # noqa: B008
     max_distance: int = 4,
     max_rms: float = 12.0,
     min_contrast: float = 40.0,
@@ -58,7 +58,7 @@ def images(
 
 
 def _closest(
-    pool: Pool, other: Pool, hash: str, views: str, max_distance: int, limit: float, min_contrast: float, turned: bool, side: int  # noqa: A002
+    pool: Pool, other: Pool, hash: str, views: str, max_distance: int, limit: float, min_contrast: float, turned: bool, side: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each row the score of the closest picture of `other` (inf above `limit`), its row there, and whether its pixels are the same."""
     score, row = np.full(len(pool), np.inf), np.full(len(pool), -1, np.int64)

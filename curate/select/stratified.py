@@ -10,7 +10,7 @@ REASONS = ("not_drawn",)
 WRITES: dict[str, pa.DataType] = {}
 
 
-def stratified(pool: Pool, *, keep: Share, by: Column = Column("label"), min_per_class: int = 0) -> Verdicts:
+def stratified(pool: Pool, *, keep: Share, by: Column = Column("label"), min_per_class: int = 0) -> Verdicts:  # noqa: B008
     """Keep rows drawn at random inside each class, each class in proportion to its size, and never below a floor.
 
     Decides     dropped ("not_drawn") when not drawn inside its class. Protected rows are kept first and counted in their class. No score, no witness.

@@ -93,73 +93,86 @@ def _same_kind(found: pa.DataType, wanted: pa.DataType) -> bool:
 
 def _law(run: Run, ledger: pa.Table) -> list[Finding]:
     found, where = [], run.path / "ledger"
-    status = np.array(ledger["status"].cast(pa.string()).to_pylist(), object)
-    counts = {"rows": ledger.num_rows, **{word: int((status == word).sum()) for word in (KEPT, DROPPED, QUARANTINED)}}
-    if sum(counts[w] for w in (KEPT, DROPPED, QUARANTINED)) != counts["rows"]:
-        odd = sorted({visible(s, 40) for s in status} - {KEPT, DROPPED, QUARANTINED})
-        found.append(finding("law-broken", where, f"{counts['rows']:,} rows, but {counts[KEPT]:,} kept + {counts[DROPPED]:,} dropped + {counts[QUARANTINED]:,} quarantined (other words: {', '.join(odd)})"))
+    words = _counts(ledger["status"])
+    counts = {"rows": ledger.num_rows, **{word: words.pop(word, 0) for word in (KEPT, DROPPED, QUARANTINED)}}
+    if words:
+        odd = ", ".join(sorted(visible(word, 40) for word in words))
+        text = f"{counts['rows']:,} rows, but {counts[KEPT]:,} kept + {counts[DROPPED]:,} dropped + {counts[QUARANTINED]:,} quarantined (other words: {odd})"
+        found.append(finding("law-broken", where, text))
     said = run.info.get("counts", {})
     differ = [f"{name} {said[name]:,} instead of {counts[name]:,}" for name in counts if name in said and said[name] != counts[name]]
     if differ:
         found.append(finding("law-broken", run.path / "run.json", f"says {', '.join(differ)}"))
-    reasons = ledger["drop_reason"].is_valid().to_numpy() & ledger["drop_stage"].is_valid().to_numpy()
-    if (reasons == (status == KEPT)).any():
-        found.append(finding("law-broken", where, f"{int((reasons == (status == KEPT)).sum()):,} rows have a reason and were kept, or were dropped without one"))
+    reasoned = pc.and_(ledger["drop_reason"].is_valid(), ledger["drop_stage"].is_valid())
+    odd_ones = pc.sum(pc.equal(reasoned, pc.equal(_plain(ledger["status"]), KEPT).fill_null(False))).as_py()
+    if odd_ones:
+        found.append(finding("law-broken", where, f"{odd_ones:,} rows have a reason and were kept, or were dropped without one"))
+    taken = _counts(ledger["drop_stage"])
     for stage in run.stages:
-        here = ledger.filter(pc.equal(ledger["drop_stage"].cast(pa.string()), stage.id).combine_chunks())
         told = sum((stage.counts.get("dropped") or {}).values()) + sum((stage.counts.get("quarantined") or {}).values())
-        if stage.counts and told != here.num_rows:
-            found.append(finding("law-broken", run.path / "run.json", f"{stage.id} is said to have taken {told:,} samples, the ledger says {here.num_rows:,}"))
+        if stage.counts and told != taken.get(stage.id, 0):
+            found.append(finding("law-broken", run.path / "run.json", f"{stage.id} is said to have taken {told:,} samples, the ledger says {taken.get(stage.id, 0):,}"))
     numbers = [name for name in ("score", "threshold", "weight") if pc.any(pc.is_nan(ledger[name].drop_null())).as_py()]
     if numbers:
         found.append(finding("broken-record", where, f"holds NaN in {', '.join(numbers)}; an absent number is null"))
     return found
 
 
-def _identity(run: Run, ledger: pa.Table) -> list[Finding]:
-    from manifests.audit.verify_shards import uid_of
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
+
+def _counts(column: pa.ChunkedArray) -> dict[str | None, int]:
+    """How often each word stands in a column."""
+    counted = pc.value_counts(_plain(column))
+    return {row["values"]: row["counts"] for row in counted.to_pylist()}
+
+
+def _spans(ledger: pa.Table) -> list[tuple[Shard, int, int]]:
+    """(shard, first row, rows) of every shard that has rows, as they follow each other in the ledger."""
+    column = ledger["shard"].combine_chunks()
+    column = column if isinstance(column, pa.Array) else (column.chunk(0) if column.num_chunks else pa.array([], pa.string()))
+    column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    code = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    names = column.dictionary.to_pylist()
+    starts = np.flatnonzero(np.r_[True, code[1:] != code[:-1]]) if len(code) else code
+    ends = np.r_[starts[1:], len(code)]
+    return [(_shard(names[code[a]] if code[a] >= 0 else "?/?"), int(a), int(b - a)) for a, b in zip(starts, ends, strict=True)]
+
+
+def _shard(name: str) -> Shard:
+    return Shard(name.rpartition("/")[0], name.rpartition("/")[2], "")
+
+
+def _identity(run: Run, ledger: pa.Table) -> list[Finding]:
     found, where = [], run.path / "ledger"
     counted = pc.value_counts(ledger["uid"])
     twice = [v["values"] for v in counted.filter(pc.greater(pc.struct_field(counted, "counts"), 1)).to_pylist()]
     if twice:
         found.append(finding("broken-record", where, f"{len(twice):,} uids stand twice: {', '.join(visible(u, 40) for u in twice[:3])}"))
-    wrong, at = [], 0
-    for shard in _shards(run, ledger):
+    wrong: list[str] = []
+    for shard, start, rows in _spans(ledger):
         try:
             ordinal = pq.read_table(run.part("identity", shard.id))["ordinal"].to_pylist()
         except UNREADABLE:
-            at += _rows_of(ledger, shard.id)
             continue  # the missing part is a finding of its own
-        here = ledger.slice(at, len(ordinal)).select(["uid", "content", "key"])
-        at += len(ordinal)
-        wrong += [row["uid"] for row, count in zip(here.to_pylist(), ordinal, strict=False) if row["content"] is not None and uid_of(row["content"], row["key"], count) != row["uid"]]
+        here = ledger.slice(start, rows).select(["uid", "content", "key"]).to_pylist()
+        wrong += [row["uid"] for row, count in zip(here, ordinal, strict=False) if row["content"] is not None and uid_of(row["content"], row["key"], count) != row["uid"]]
     if wrong:
         found.append(finding("broken-record", where, f"{len(wrong):,} uids do not follow from content, key and ordinal: {', '.join(visible(u, 40) for u in wrong[:3])}"))
     return found
 
 
-def _shards(run: Run, ledger: pa.Table) -> list[Shard]:
-    names = list(dict.fromkeys(ledger["shard"].cast(pa.string()).to_pylist()))
-    return [Shard(name.rpartition("/")[0], name.rpartition("/")[2], "") for name in names if name]
-
-
-def _rows_of(ledger: pa.Table, shard: str) -> int:
-    return int(pc.sum(pc.equal(ledger["shard"].cast(pa.string()), shard)).as_py() or 0)
-
-
 def _parts(run: Run, ledger: pa.Table, checked: dict[str, int]) -> list[Finding]:
     """Every part can be read, is as long as its shard and carries a digest; folded again, they are the ledger."""
     found: list[Finding] = []
-    at = 0
-    for shard in _shards(run, ledger):
-        rows, before = _rows_of(ledger, shard.id), len(found)
+    for shard, start, rows in _spans(ledger):
+        before = len(found)
         for name in ["identity", *(stage.id for stage in run.stages)]:
             found += _part(run.part(name, shard.id), rows)
             checked["parts"] += 1
         if len(found) == before:
-            found += _folded(run, shard, ledger.slice(at, rows))
-        at += rows
+            found += _folded(run, shard, ledger.slice(start, rows))
     for stage in run.stages:
         for file in run.edges(stage.id):
             try:
@@ -196,42 +209,45 @@ def _folded(run: Run, shard: Shard, ledger: pa.Table) -> list[Finding]:
         if name not in ledger.column_names:
             found.append(finding("broken-record", run.path / "ledger", f"lacks column {visible(name)!r} of {shard.id}"))
             continue
-        theirs, ours = _comparable(ledger[name]), _comparable(fresh[name])
-        differ = [i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b]
+        theirs, ours = _plain(ledger[name]), _plain(fresh[name])
+        if theirs.type == ours.type and theirs.equals(ours):
+            continue
+        differ = [i for i, (a, b) in enumerate(zip(theirs.to_pylist(), ours.to_pylist(), strict=True)) if a != b and not (a != a and b != b)]
         if differ:
             uid = ledger["uid"][differ[0]].as_py()
             found.append(finding("broken-record", run.path / "ledger", f"{name} of {len(differ):,} samples of {shard.id} is not what the parts say, first of {visible(uid, 40)}"))
     return found
 
 
-def _comparable(column: pa.ChunkedArray) -> list[Any]:
-    return column.cast(column.type.value_type).to_pylist() if pa.types.is_dictionary(column.type) else column.to_pylist()
-
-
 def _witnesses(run: Run, stages: list[Any], ledger: pa.Table) -> list[Finding]:
     """A witness of this pool was kept by the stage that names it; one of an evaluation pool stands there."""
     found: list[Finding] = []
-    uids = np.array(ledger["uid"].to_pylist(), object)
     for stage in [s for s in stages if s.kind == "decision"]:
         try:
-            part = pa.concat_tables([pq.read_table(run.part(stage.id, s.id), columns=VERDICT.names) for s in _shards(run, ledger)] or [VERDICT.empty_table()])
+            part = pa.concat_tables([_witness_columns(run.part(stage.id, shard.id)) for shard, _, _ in _spans(ledger)] or [VERDICT.empty_table()])
         except UNREADABLE:
             continue  # reported with the parts
-        keep = part["keep"].to_pylist()
-        if len(keep) != len(uids):
+        if part.num_rows != ledger.num_rows:
             continue
-        kept = {uid for uid, k in zip(uids, keep, strict=True) if k}
-        rows = [(u, w, p) for u, k, w, p in zip(uids, keep, part["witness"].to_pylist(), part["witness_pool"].to_pylist(), strict=True) if w is not None and k is False]
-        wrong = [(u, w) for u, w, p in rows if p is None and w not in kept]
-        if wrong:
-            text = f"{stage.id}: {len(wrong):,} witnesses were not kept by the stage that names them, first {visible(wrong[0][1], 40)} of {visible(wrong[0][0], 40)}"
+        kept = ledger["uid"].filter(part["keep"].fill_null(False))
+        named = pc.and_(pc.equal(part["keep"], False).fill_null(False), part["witness"].is_valid())
+        here, pools = part.append_column("uid", ledger["uid"]).filter(named), sorted(set(_counts(part["witness_pool"])) - {None}, key=str)
+        wrong = here.filter(pc.and_(here["witness_pool"].is_null(), pc.invert(pc.is_in(here["witness"], value_set=kept.combine_chunks()))))
+        if wrong.num_rows:
+            text = f"{stage.id}: {wrong.num_rows:,} witnesses were not kept by the stage that names them, first {visible(wrong['witness'][0], 40)} of {visible(wrong['uid'][0], 40)}"
             found.append(finding("broken-record", run.path / "parts" / stage.id, text))
-        for pool in sorted({p for _, _, p in rows if p is not None}):
-            there = set(_evaluation_uids(run, pool))
-            lost = [w for _, w, p in rows if p == pool and w not in there]
-            if lost:
-                found.append(finding("broken-record", run.path / "parts" / stage.id, f"{stage.id}: {len(lost):,} witnesses are not in evaluation pool {visible(pool)}, first {visible(lost[0], 40)}"))
+        for pool in pools:
+            there = pa.array(list(_evaluation_uids(run, str(pool))), pa.string())
+            lost = here.filter(pc.and_(pc.equal(here["witness_pool"], pool).fill_null(False), pc.invert(pc.is_in(here["witness"], value_set=there))))
+            if lost.num_rows:
+                text = f"{stage.id}: {lost.num_rows:,} witnesses are not in evaluation pool {visible(pool)}, first {visible(lost['witness'][0], 40)}"
+                found.append(finding("broken-record", run.path / "parts" / stage.id, text))
     return found
+
+
+def _witness_columns(file: Path) -> pa.Table:
+    table = pq.read_table(file, columns=["keep", "witness", "witness_pool"])
+    return pa.table({name: _plain(table[name]) for name in table.column_names})
 
 
 def _evaluation_uids(run: Run, pool: str) -> Iterator[str]:

@@ -63,7 +63,13 @@ def open_pool(path: str | Path) -> PoolDescription:
     location = text if text.endswith((".yaml", ".yml")) else f"{text}/pool.yaml"
     handle, plain = fsspec.core.url_to_fs(location)
     if not handle.exists(plain):
-        raise Refusal("no-such-file", text, "holds no pool.yaml", "a pool is a folder with pool.yaml, or a shard URL that ends in .tar", "Make one with `curate ingest SRC --to POOL`")
+        raise Refusal(
+            "no-such-file",
+            text,
+            "holds no pool.yaml",
+            "a pool is a folder with pool.yaml, or a shard URL that ends in .tar",
+            "Make one with `curate ingest SRC --to POOL`",
+        )
     with handle.open(plain, "rb") as file:
         body = read_yaml(file.read(), location, "bad-pool")
     return _described(body, location)

@@ -58,7 +58,21 @@ def test_nothing_imports_a_cli(path):
         assert not {n for n in imported(path) if n.split(".")[-1] == "cli"}
 
 
-@pytest.mark.parametrize("module", ["manifests", "manifests.run", "manifests.cli", "curate", "curate.cli", "curate.building", "curate.pool", "pretrain", "pretrain.cli", "manifests.front"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "manifests",
+        "manifests.run",
+        "manifests.cli",
+        "curate",
+        "curate.cli",
+        "curate.building",
+        "curate.pool",
+        "pretrain",
+        "pretrain.cli",
+        "manifests.front",
+    ],
+)
 def test_import_loads_no_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

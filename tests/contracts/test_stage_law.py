@@ -108,7 +108,9 @@ def test_golden_digests(home):
     golden = json.loads(GOLDEN.read_text())
     for name, entry in found.items():
         assert golden[name]["version"] == entry["version"], f"{name}: write its new golden digest"
-        assert golden[name]["digest"] == entry["digest"], f"{name} gives other values than version {entry['version']}; raise its version in curate/stages.py, or find the bug"
+        assert golden[name]["digest"] == entry["digest"], (
+            f"{name} gives other values than version {entry['version']}; raise its version in curate/stages.py, or find the bug"
+        )
     assert set(golden) == set(found)
 
 

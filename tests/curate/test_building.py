@@ -48,7 +48,9 @@ def home(tmp_path_factory):
 
 def build(home: Path, name: str, *settings: str, workers: int = 1, **options):
     recipe = options.pop("recipe", home / "recipe.yaml")
-    return curate.build(recipe, pool=str(options.pop("pool", home / "pool")), out=home / name, settings=settings, workers=workers, quiet=True, device="cpu", **options)
+    return curate.build(
+        recipe, pool=str(options.pop("pool", home / "pool")), out=home / name, settings=settings, workers=workers, quiet=True, device="cpu", **options
+    )
 
 
 def digests(run: Path) -> dict[str, str]:
@@ -129,7 +131,9 @@ def test_a_finished_run_writes_nothing(home):
     before = written(home / "run")
     build(home, "run")
     after = written(home / "run")
-    assert {k: v for k, v in after.items() if k not in (".lock", "events.jsonl")} == {k: v for k, v in before.items() if k not in (".lock", "events.jsonl")}
+    assert {k: v for k, v in after.items() if k not in (".lock", "events.jsonl")} == {
+        k: v for k, v in before.items() if k not in (".lock", "events.jsonl")
+    }
 
 
 def test_a_changed_parameter_redoes_that_stage_and_what_depends_on_it(home):
@@ -172,8 +176,8 @@ def test_within_decides_inside_each_group(home):
 @pytest.mark.parametrize(
     ("line", "slug"),
     [
-        ("keep.where: {keep: \"truth_copy_of IS NULL\"}", "truth-column"),
-        ("keep.where: {keep: \"nothing > 3\"}", "bad-sql"),
+        ('keep.where: {keep: "truth_copy_of IS NULL"}', "truth-column"),
+        ('keep.where: {keep: "nothing > 3"}', "bad-sql"),
         ("select.random: {keep: 3, within: truth_copy_of}", "truth-column"),
         ("select.random: {keep: 3, protect: \"truth_copy_of = '1'\"}", "truth-column"),
         ("dedup.exact: {hash: [pixels_hash]}", "unknown-column"),

@@ -18,7 +18,13 @@ SCRIPT = Path(__file__).with_name("killed_build.py")
 
 def run(home: Path, out: Path, log: Path, kill_at: str = "") -> int:
     command = [sys.executable, str(SCRIPT), str(log), kill_at, str(home / "recipe.yaml"), str(home / "pool"), str(out)]
-    return subprocess.run(command, capture_output=True, timeout=120, cwd=Path(__file__).parents[2], env={"PYTHONPATH": ".", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}).returncode
+    return subprocess.run(
+        command,
+        capture_output=True,
+        timeout=120,
+        cwd=Path(__file__).parents[2],
+        env={"PYTHONPATH": ".", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+    ).returncode
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ TABLE = pa.table(
         ("CASE WHEN a = 1 THEN true END", ["a"], [True, None, None]),
         ("coalesce(a, 0) = 0", ["a"], [False, False, True]),
         ("regexp_matches(label_name, '^x')", ["label_name"], [True, False, True]),
-        ("hour(\"when\") = 0", ["when"], [True, True, True]),
+        ('hour("when") = 0', ["when"], [True, True, True]),
         ("code IS NOT NULL", ["code"], [True, True, True]),
         ("true", [], [True, True, True]),
         ("null", [], [None, None, None]),
@@ -60,7 +60,7 @@ def test_an_expression_names_its_columns_and_judges_each_row(sql, columns, says)
         ("COLUMNS('a') > 1", "bad-sql"),
         ("a > ?", "bad-sql"),
         ("random() > 0.5", "bad-sql"),
-        ("now() > \"when\"", "bad-sql"),
+        ('now() > "when"', "bad-sql"),
         ("getvariable('x') = 1", "bad-sql"),
         ("current_setting('memory_limit') = 'x'", "bad-sql"),
         ("current_date > DATE '2020-01-01'", "unknown-column"),
@@ -68,7 +68,7 @@ def test_an_expression_names_its_columns_and_judges_each_row(sql, columns, says)
         ("live_rows.a > 1", "unknown-column"),
         ("lable_name = 'x'", "unknown-column"),
         ("truth_x = 1", "truth-column"),
-        ("\"TRUTH_X\" = 1", "truth-column"),
+        ('"TRUTH_X" = 1', "truth-column"),
     ],
 )
 def test_what_looks_beyond_its_row_is_refused(sql, slug):

@@ -75,5 +75,9 @@ def test_candidates_are_all_pairs_within_the_radius(seed, radius, turned, agains
 
 def test_members_are_the_pairs_of_rows_of_the_pairs_of_groups():
     group = np.array([0, 1, 0, -1, 1, 2])
-    got = {(int(i), int(j), int(p)) for a, b, pair in members(group, np.array([0, 1, 0]), np.array([1, 1, 2])) for i, j, p in zip(a, b, pair, strict=True)}
+    got = {
+        (int(i), int(j), int(p))
+        for a, b, pair in members(group, np.array([0, 1, 0]), np.array([1, 1, 2]))
+        for i, j, p in zip(a, b, pair, strict=True)
+    }
     assert got == {(0, 1, 0), (0, 4, 0), (2, 1, 0), (2, 4, 0), (1, 4, 1), (0, 5, 2), (2, 5, 2)}

@@ -9,7 +9,16 @@ from manifests.errors import Refusal
 from manifests.signature import Column, check, convert, describe, first_sentence, parameters, plain_value
 
 
-def method(pool: object, *, vectors: Column, keep: Share, k: int = 5, rate: float = 0.5, mode: Literal["near", "far"] = "near", names: list[str] | None = None) -> Columns:
+def method(
+    pool: object,
+    *,
+    vectors: Column,
+    keep: Share,
+    k: int = 5,
+    rate: float = 0.5,
+    mode: Literal["near", "far"] = "near",
+    names: list[str] | None = None,
+) -> Columns:
     """A method."""
     return {}
 
@@ -50,7 +59,10 @@ def test_describe_and_plain():
     assert convert(None, int | None, "x") is None
 
 
-@pytest.mark.parametrize(("share", "rows", "kept"), [(Share(count=5), 3, 3), (Share(count=5), 50, 5), (Share(fraction=0.5), 5, 3), (Share(fraction=0.01), 5, 1), (Share(fraction=0.3), 0, 0)])
+@pytest.mark.parametrize(
+    ("share", "rows", "kept"),
+    [(Share(count=5), 3, 3), (Share(count=5), 50, 5), (Share(fraction=0.5), 5, 3), (Share(fraction=0.01), 5, 1), (Share(fraction=0.3), 0, 0)],
+)
 def test_a_share_of_rows(share, rows, kept):
     assert share.of(rows) == kept
 

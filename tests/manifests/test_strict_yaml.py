@@ -10,7 +10,19 @@ from manifests.strict_yaml import line_of, read_yaml
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("on", "on"), ("yes", "yes"), ("1e-3", 0.001), ("1.", 1.0), ("-3", -3), ("true", True), ("null", None), ("2024-01-01", "2024-01-01"), ("0x1f", "0x1f"), ("1_000", 1000), ("~", None)],
+    [
+        ("on", "on"),
+        ("yes", "yes"),
+        ("1e-3", 0.001),
+        ("1.", 1.0),
+        ("-3", -3),
+        ("true", True),
+        ("null", None),
+        ("2024-01-01", "2024-01-01"),
+        ("0x1f", "0x1f"),
+        ("1_000", 1000),
+        ("~", None),
+    ],
 )
 def test_scalars_mean_what_they_look_like(text, value):
     found = read_yaml(f"a: {text}", "x", "bad-recipe")["a"]
@@ -29,7 +41,12 @@ def test_bytes_that_are_no_utf8():
         read_yaml(b"a: \xff", "x", "bad-pool")
 
 
-@given(st.dictionaries(st.text("abcdef_", min_size=1), st.one_of(st.integers(), st.booleans(), st.floats(allow_nan=False, allow_infinity=False), st.text("abc xyz"), st.none())))
+@given(
+    st.dictionaries(
+        st.text("abcdef_", min_size=1),
+        st.one_of(st.integers(), st.booleans(), st.floats(allow_nan=False, allow_infinity=False), st.text("abc xyz"), st.none()),
+    )
+)
 def test_what_the_writer_writes_reads_back(value):
     import yaml
 

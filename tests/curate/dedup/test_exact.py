@@ -23,7 +23,7 @@ def test_the_rule_by_brute_force(data, size):
 
     got = exact(pool, hash=["pixels_hash", "label"], prefer=["num_pixels"], confirm=False)
 
-    key = lambda i: (i not in fixed, -pixels[i], order[i])  # noqa: E731
+    key = lambda i: (i not in fixed, -pixels[i], order[i])
     for i in range(size):
         group = [j for j in range(size) if (hashes[j], labels[j]) == (hashes[i], labels[i])]
         keeper = min(group, key=key)

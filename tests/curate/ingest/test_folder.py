@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from curate.ingest.folder import folder
 from curate.ingest.ingest import ingest
-from curate.ingest.pack import keys_of, pack
+from curate.ingest.pack import Unreadable, keys_of, pack
 from manifests.errors import Refusal
 from manifests.shards.index import index_shard
 from manifests.shards.pool_yaml import open_pool
@@ -202,6 +202,19 @@ def test_captions_from_the_text_file_beside_a_picture(tmp_path):
     put(source / "1.txt", "Ein Hund, schön.\n".encode())
     run(source, tmp_path / "pool", caption="txt")
     assert members(tmp_path / "pool") == {"1.png": picture(0), "1.txt": "Ein Hund, schön.".encode(), "2.png": picture(1)}
+
+
+def test_a_caption_that_cannot_be_read_is_counted(tmp_path, monkeypatch):
+    source = make(tmp_path / "src", ["1.png"])
+    put(source / "1.txt", b"words")
+
+    def closed(place):
+        raise Unreadable("Permission denied")
+
+    monkeypatch.setattr("curate.ingest.folder._read", closed)  # the tests may run as root, whom no permission stops
+    samples = folder(source, caption="txt")
+    assert samples.captions == [None]
+    assert samples.counts["skipped"] == {"unreadable caption": 1}
 
 
 def test_the_pool_may_lie_inside_the_source(tmp_path):

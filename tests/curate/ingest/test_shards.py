@@ -91,6 +91,7 @@ def test_datacomp_output_has_shards_one_level_down(tmp_path):
     pq.write_table(pa.table({"uid": ["0" * 32], "clip_l14_similarity_score": [0.3]}), put(tmp_path / "dc" / "metadata" / "x.parquet", b""))
     summary = run(tmp_path / "dc", tmp_path / "pool")
     assert (summary["sources"], summary["shards"]) == (1, 2)
+    assert "curate attach" in summary["metadata"]
     assert open_pool(tmp_path / "pool").shards[0].id == "shards/00000"
 
 
@@ -125,6 +126,11 @@ def test_shards_in_memory_are_reached_through_fsspec(tmp_path):
     pool = open_pool(tmp_path / "pool")
     assert pool.shards[0].url == "memory://set/0.tar"
     assert index_shard(pool.shards[0]).table["key"].to_pylist() == ["a"]
+
+
+def test_an_address_of_anything_but_shards_is_refused(tmp_path):
+    with pytest.raises(Refusal, match=r"something else than shards.*\[bad-value\]"):
+        run("s3://bucket/photos", tmp_path / "pool")
 
 
 def test_relative_sources_become_absolute(tmp_path, monkeypatch):

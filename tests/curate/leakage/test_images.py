@@ -21,7 +21,9 @@ def test_the_closest_evaluation_picture_decides(data):
     mine = data.draw(st.lists(kinds, min_size=1, max_size=6))
     tests = [data.draw(st.lists(kinds, min_size=0, max_size=4)) for _ in range(2)]
     paths = ["pools/one", "pools/two"]
-    others = {p: picture_pool([file_of(*k) for k in t], order=data.draw(st.permutations(range(len(t))))) for p, t in zip(paths, tests, strict=True) if t}
+    others = {
+        p: picture_pool([file_of(*k) for k in t], order=data.draw(st.permutations(range(len(t))))) for p, t in zip(paths, tests, strict=True) if t
+    }
     paths = list(others)
     fixed = sorted(data.draw(st.sets(st.integers(0, len(mine) - 1), max_size=2)))
     pool = picture_pool([file_of(*k) for k in mine], fixed=fixed, evaluations=others)

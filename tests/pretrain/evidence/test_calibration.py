@@ -165,13 +165,14 @@ def test_sample_by_sample(n, tau, replicates):
 
 @pytest.mark.slow
 def test_the_crossed_bootstrap_is_no_judge_at_three_runs():
+    """Where the runs dominate its error is 6.6 % on the design page: a cross-check, never the judge."""
     rng = np.random.default_rng(8)
     false = 0
-    for _ in range(600):
-        a, b = per_sample(rng, 3, 2000, 0.006, 1)
-        lo, _ = crossed_bootstrap([Arm((a[0],)), Arm((b[0],))], [1, -1], resamples=200)
+    for _ in range(400):
+        a, b = per_sample(rng, 3, 10_000, 0.006, 1)
+        lo, _ = crossed_bootstrap([Arm((a[0],)), Arm((b[0],))], [1, -1], resamples=100)
         false += lo > 0
-    assert false / 600 >= 0.03
+    assert false / 400 >= 0.04
 
 
 @pytest.mark.slow
