@@ -67,7 +67,7 @@ def read_columns(stage: ResolvedStage, frame: Frame) -> list[str]:
     from manifests.expression import columns_of
 
     where = stage.id
-    names = [n for n in stage.reads(Column)]
+    names = list(stage.reads(Column))
     for sql in [*stage.reads(Expression), *([stage.protect] if stage.protect else [])]:
         for name in _refused_truth(columns_of(sql, [*frame.catalog, *truth_names(frame)], where), where):
             names.append(name)

@@ -30,7 +30,7 @@ def dry_run(
     description = open_pool(resolved.pool)
     check_columns(resolved, description)
     count = workers or default_workers()
-    rows, lines = forecast(resolved, description, Path(out), count, resolve_device(device))
+    rows, lines = forecast(resolved, description, Path(out), count, resolve_device(device), memory_bytes(memory))
     return {
         "pool": resolved.pool, "shards": len(description.shards), "rows": rows, "workers": count, "memory_limit": memory_bytes(memory), "evaluations": evaluation_paths(resolved),
         "stages": [line.plain() for line in lines], "seconds": sum(line.seconds or 0 for line in lines), "memory": max((line.memory or 0 for line in lines), default=0),

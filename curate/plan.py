@@ -10,7 +10,8 @@ import fsspec
 import pyarrow.parquet as pq
 
 from curate.measuring import index_digest, measure_digest, part_path, shard_signature, vector_name
-from curate.recipe import Column, Expression, PoolPaths, Recipe, ResolvedStage, VectorName
+from curate.pool import Share
+from curate.recipe import Column, Expression, PoolPaths, Recipe, ResolvedStage, VectorName, parse_recipe
 from curate.stages import MEASURE, STAGES
 from manifests.errors import Refusal
 from manifests.publish import published_digest
@@ -146,20 +147,22 @@ class Forecast:
         return dict(self.__dict__)
 
 
-def forecast(recipe: Recipe, pool: PoolDescription, root: Path, workers: int, device: str) -> tuple[int, list[Forecast]]:
+def forecast(recipe: Recipe, pool: PoolDescription, root: Path, workers: int, device: str, memory: int) -> tuple[int, list[Forecast]]:
     """(rows, one line a stage): what is done, and what the rest will take, from a timed sample of the first shard.
 
     Rows are counted where the index stands, else estimated from the first shard's bytes a sample.
     """
     known = cached_digests(root, pool)
     rows, counted = _rows(pool, root, known)
-    seconds = _timed(recipe, pool, device)
+    seconds, dims = _timed(recipe, pool, device)
     lines = []
-    for name, stage in [("measure.index", None), *((s.id, s) for s in recipe.stages)]:
+    unchanged = _unchanged(recipe, root)
+    for number, (name, stage) in enumerate([("measure.index", None), *((s.id, s) for s in recipe.stages)]):
         kind = stage.kind if stage else MEASURE
         if stage is not None and kind != MEASURE:
-            stands = sum(part_path(root, name, s).exists() for s in pool.shards)
-            lines.append(Forecast(name, kind, stands, len(pool.shards), *_decision_cost(stage, rows, seconds)))
+            stands = sum(part_path(root, name, s).exists() for s in pool.shards) if number <= unchanged else 0
+            took, memory_needed = _decision_cost(stage, rows, dims, memory)
+            lines.append(Forecast(name, kind, stands, len(pool.shards), 0.0 if stands == len(pool.shards) else took, memory_needed))
             continue
         done = sum(_stands(root, name, stage, s, known) for s in pool.shards)
         left = 1 - done / max(len(pool.shards), 1)
@@ -167,6 +170,16 @@ def forecast(recipe: Recipe, pool: PoolDescription, root: Path, workers: int, de
         per_row = seconds.get(name)
         lines.append(Forecast(name, kind, done, len(pool.shards), None if per_row is None else per_row * rows * left / share, 300 << 20))
     return rows, lines
+
+
+def _unchanged(recipe: Recipe, root: Path) -> int:
+    """How many stages from the first one on are those that the run in `root` was made with."""
+    path = root / "recipe.yaml"
+    if not path.exists():
+        return 0
+    before = parse_recipe(path.read_text(encoding="utf-8"), str(path))
+    same = [a.plain() == b.plain() and before.seed == recipe.seed for a, b in zip(recipe.stages, before.stages, strict=False)]
+    return same.index(False) if False in same else len(same)
 
 
 def _stands(root: Path, name: str, stage: ResolvedStage | None, shard: Shard, known: dict[str, str]) -> bool:
@@ -205,18 +218,21 @@ def _sample(pool: PoolDescription) -> list[bytes]:
         return [bytes(reader.payload(r["offset"], r["size"])) for r in table.to_pylist() if r["fault"] is None]
 
 
-def _timed(recipe: Recipe, pool: PoolDescription, device: str) -> dict[str, float]:
-    """Seconds a sample of each measure, timed on up to 64 samples of the first shard (the first one warms up)."""
+def _timed(recipe: Recipe, pool: PoolDescription, device: str) -> tuple[dict[str, float], dict[str, int]]:
+    """Seconds a sample of each measure, timed on up to 64 samples of the first shard (the first one warms up); dimensions of each vector column."""
     from curate.pool import Batch
 
     sample = _sample(pool)
     found: dict[str, float] = {}
+    dims: dict[str, int] = {}
     if not sample:
-        return found
+        return found, dims
     for stage in recipe.stages:
         if stage.kind != MEASURE:
             continue
-        stage.function(Batch(sample[:1], None, device), **stage.parameters)
+        columns = stage.function(Batch(sample[:1], None, device), **stage.parameters)
+        if stage.name == "measure.vectors":
+            dims[vector_name(stage)] = columns["vectors"].shape[1]
         started = time.perf_counter()
         stage.function(Batch(list(sample), None, device), **stage.parameters)
         found[stage.id] = (time.perf_counter() - started) / len(sample)
@@ -226,14 +242,29 @@ def _timed(recipe: Recipe, pool: PoolDescription, device: str) -> dict[str, floa
     for data in sample:
         hashlib.sha256(data).digest()
     found["measure.index"] = (time.perf_counter() - started) / len(sample) + 2e-5
-    return found
+    return found, dims
 
 
-def _decision_cost(stage: ResolvedStage, rows: int, seconds: dict[str, float]) -> tuple[float | None, int | None]:
-    """Seconds and bytes of a decision: pairwise ones by the arithmetic of their vectors, the rest by 200 bytes and 2 microseconds a row."""
-    if stage.reads(VectorName):
+def _decision_cost(stage: ResolvedStage, rows: int, dims: dict[str, int], memory: int) -> tuple[float | None, int | None]:
+    """Seconds and bytes of a decision: vector work by the arithmetic of `manifests.vectors.forecast`, the rest by 200 bytes and 2 microseconds a row."""
+    from manifests.vectors import forecast as work
+
+    names = stage.reads(VectorName)
+    if not names:
+        return 2e-6 * rows, 200 * rows
+    dim = dims.get(names[0])
+    if dim is None or not rows:
         return None, None
-    return 2e-6 * rows, 200 * rows
+    keep = stage.parameters.get("keep")
+    kept = keep.of(rows) if isinstance(keep, Share) else rows
+    found = {
+        "dedup.all_pairs": lambda: work.pairs(rows, dim, stage.parameters["max_edges"], memory),
+        "reduce.redundancy": lambda: work.cover(rows, kept, dim, memory),
+        "select.kcenter": lambda: work.farthest(rows, kept, dim),
+        "select.facility_location": lambda: work.facility(rows, kept, dim, memory),
+    }.get(stage.name, lambda: work.neighbours(rows, rows, dim, stage.parameters.get("k", 20)))()
+    rounds = stage.parameters.get("rounds", 1)
+    return rounds * found.seconds(), found.memory
 
 
 __all__ = ["Expression", "Forecast", "check_columns", "evaluation_names", "evaluation_paths", "forecast", "measures_of"]

@@ -71,16 +71,21 @@ from_debian() {
 
 whole && finish "was there already"
 
-why=$(from_torchvision 2>&1 > /dev/null) && whole && finish "fetched by torchvision"
-why=$(printf '%s\n' "$why" | tail -n 1)
-echo "${why:-torchvision: what it fetched does not match the checksums}; trying the Debian package" >&2
+if why=$(from_torchvision 2>&1 > /dev/null); then
+    whole && finish "fetched by torchvision"
+    why="torchvision: what it fetched does not match the checksums"
+else
+    why=$(printf '%s\n' "$why" | tail -n 1)
+    why=${why:-"torchvision: $python failed without a word"}
+fi
+echo "$why; trying the Debian package" >&2
 
 if reason=$(from_debian); then
     whole && finish "fetched as Debian package $package"
     reason="Debian package: its files do not match the checksums"
 fi
 echo "get_fashion.sh: could not fetch Fashion-MNIST." >&2
-echo "  ${why:-torchvision: checksums differ}" >&2
+echo "  $why" >&2
 echo "  $reason" >&2
 echo "  Put the four *-ubyte files (unpacked) into $raw yourself and run this again." >&2
 exit 2

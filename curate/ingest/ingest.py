@@ -40,58 +40,45 @@ def ingest(
     Errors      [no-such-file], [empty-pool], [bad-value], [unknown-column], [download-failed], [run-locked], [disk-full]
     """
     source, to = str(source), Path(to)
-    options = {"--image": image, "--caption": caption, "--label": label, "--key": key}
-    if source.startswith("torchvision:"):
-        _only(options, (), source)
+    options = {"image": image, "caption": caption, "label": label, "key": key}
+    kind = _kind(source)
+    _only(options, {"table": tuple(options), "folder": ("caption",)}.get(kind, ()), source)
+    if kind == "shards":
+        return {"kind": kind, **shards(source, to=to, licence=licence)}
+    if kind == "torchvision":
         samples = torchvision(source.removeprefix("torchvision:"))
-        return {"kind": "torchvision", **pack(samples, to, source=source, samples_per_shard=samples_per_shard, licence=licence, quiet=quiet)}
-    if "://" in source and not source.endswith(".tar"):
-        raise Refusal(
-            "bad-value",
-            source,
-            "is an address of something else than shards",
-            "shards (…/{00000..00099}.tar) may lie anywhere",
-            "Fetch the rest first",
-        )
+    elif kind == "table":
+        samples = table(Path(source), image=image, caption=caption, label=label, key=key)
+    else:
+        samples = folder(Path(source), caption=caption, skip=to)
+    return {"kind": kind, **pack(samples, to, source=source, samples_per_shard=samples_per_shard, licence=licence, quiet=quiet)}
+
+
+def _kind(source: str) -> str:
+    """What `source` is: torchvision, shards, table or folder."""
+    if source.startswith("torchvision:"):
+        return "torchvision"
     if source.endswith(".tar"):
-        _only(options, (), source)
-        return {"kind": "shards", **shards(source, to=to, licence=licence)}
+        return "shards"
+    if "://" in source:
+        allowed = "shards (…/{00000..00099}.tar) may lie anywhere"
+        raise Refusal("bad-value", source, "is an address of something else than shards", allowed, "Fetch the rest first")
     path = Path(source)
     if not path.exists():
         raise Refusal("no-such-file", source, "is not there", "a folder, a table, `torchvision:<Dataset>` or shards")
     if path.is_file():
         if path.suffix.lower() not in KINDS:
             raise Refusal("bad-value", source, f"is a file that ends in {path.suffix!r}", f"a folder, a table ({', '.join(KINDS)}) or a .tar")
-        return _packed("table", table(path, image=image, caption=caption, label=label, key=key), to, source, samples_per_shard, licence, quiet)
+        return "table"
     check_folder(path)
     if (path / "pool.yaml").exists():
-        raise Refusal(
-            "bad-value",
-            source,
-            "is a pool already",
-            "a folder of pictures, tables or shards",
-            "Use it as it is: `curate build RECIPE --pool` takes it",
-        )
-    if holds_tars(path):
-        _only(options, (), source)
-        return {"kind": "shards", **shards(source, to=to, licence=licence)}
-    if holds_tables(path):
-        return _packed("table", table(path, image=image, caption=caption, label=label, key=key), to, source, samples_per_shard, licence, quiet)
-    _only(options, ("--caption",), source)
-    return _packed("folder", folder(path, caption=caption, skip=to), to, source, samples_per_shard, licence, quiet)
-
-
-def _packed(kind: str, samples: Any, to: Path, source: str, samples_per_shard: int, licence: str | None, quiet: bool) -> dict[str, Any]:
-    return {"kind": kind, **pack(samples, to, source=source, samples_per_shard=samples_per_shard, licence=licence, quiet=quiet)}
+        cure = "Use it as it is: `curate build RECIPE --pool` takes it"
+        raise Refusal("bad-value", source, "is a pool already", "a folder of pictures, tables or shards", cure)
+    return "shards" if holds_tars(path) else "table" if holds_tables(path) else "folder"
 
 
 def _only(options: dict[str, str | None], allowed: tuple[str, ...], source: str) -> None:
     """Refuse options that mean nothing for this kind of source: an option that is ignored is a wrong result."""
     for option, value in options.items():
         if value is not None and option not in allowed:
-            raise Refusal(
-                "bad-value",
-                option,
-                f"{value!r} says nothing about {source}",
-                "this option is for tables" + (" and --caption also for folders" if option == "--caption" else ""),
-            )
+            raise Refusal("bad-value", f"--{option}", f"{value!r} says nothing about {source}", "an option for tables (--caption for folders too)")

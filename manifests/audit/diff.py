@@ -90,7 +90,10 @@ def text(found: dict[str, Any]) -> str:
     """The same as a page for a terminal."""
     c = found["counts"]
     lines = [f"a  {visible(found['a'])}", f"b  {visible(found['b'])}", "", *_stage_lines(found), ""]
-    lines += rows_of_text([["", "a", "b"], ["samples", number(c["rows_a"]), number(c["rows_b"])], ["kept", number(c["kept_a"]), number(c["kept_b"])]], right=frozenset({1, 2}))
+    lines += rows_of_text(
+        [["", "a", "b"], ["samples", number(c["rows_a"]), number(c["rows_b"])], ["kept", number(c["kept_a"]), number(c["kept_b"])]],
+        right=frozenset({1, 2}),
+    )
     union = c["kept_a"] + c["kept_b"] - c["kept_both"]
     lines += ["", f"kept by both: {c['kept_both']:,}, {share(c['kept_both'], union)} of what either keeps", ""]
     if not found["aligned"]:
@@ -103,7 +106,14 @@ def text(found: dict[str, Any]) -> str:
     table = [["moved", "in a", "in b", "for example"]]
     for row in found["moved"]:
         examples = ", ".join(f"{visible(e['key'], 40)} ({e['uid'][:8]})" for e in row["examples"])
-        table.append([f"{row['n']:,}", _fate(row["status_a"], row["stage_a"], row["reason_a"]), _fate(row["status_b"], row["stage_b"], row["reason_b"]), examples])
+        table.append(
+            [
+                f"{row['n']:,}",
+                _fate(row["status_a"], row["stage_a"], row["reason_a"]),
+                _fate(row["status_b"], row["stage_b"], row["reason_b"]),
+                examples,
+            ]
+        )
     return "\n".join([*lines, *rows_of_text(table, right=frozenset({0}), indent="")])
 
 
@@ -117,7 +127,9 @@ def _stage_lines(found: dict[str, Any]) -> list[str]:
         if "only_in" in row:
             lines.append(f"{visible(row['stage'])} is only in {row['only_in']}")
         else:
-            lines += [f"{visible(row['stage'])}.{visible(name)}: {visible(was, 80)} → {visible(now, 80)}" for name, (was, now) in row["parameters"].items()]
+            lines += [
+                f"{visible(row['stage'])}.{visible(name)}: {visible(was, 80)} → {visible(now, 80)}" for name, (was, now) in row["parameters"].items()
+            ]
     if found["seed"][0] != found["seed"][1]:
         lines.append(f"seed: {number(found['seed'][0])} → {number(found['seed'][1])}")
     return lines or ["the same stages with the same parameters"]

@@ -67,7 +67,11 @@ def _stage(run: Run, stage: StageRecord, sample: dict[str, Any], out: bool) -> d
     if verdict["keep"] is None:
         return {**about, "verdict": "not seen: it was out already"}
     about["verdict"] = "kept" if verdict["keep"] else "dropped"
-    about |= {name: verdict[name] for name in ("unjudged", "reason", "score", "threshold", "weight") if verdict[name] is not None and verdict[name] is not False}
+    about |= {
+        name: verdict[name]
+        for name in ("unjudged", "reason", "score", "threshold", "weight")
+        if verdict[name] is not None and verdict[name] is not False
+    }
     about["parameters"] = stage.parameters
     if verdict["witness"] is not None:
         about["witness"] = witness_of(run, verdict["witness"], verdict["witness_pool"])
@@ -110,7 +114,9 @@ def _stands_for(run: Run, uid: str) -> dict[str, Any]:
     """The dropped samples that name this one as their witness: how many, and the first ten by uid."""
     count, first = 0, []
     for file in run.ledger_files():
-        found = pq.read_table(file, columns=["uid", "key", "drop_stage", "score"], filters=(pc.field("witness") == uid) & pc.field("witness_pool").is_null())
+        found = pq.read_table(
+            file, columns=["uid", "key", "drop_stage", "score"], filters=(pc.field("witness") == uid) & pc.field("witness_pool").is_null()
+        )
         count += found.num_rows
         first += found.to_pylist()
         first = sorted(first, key=lambda row: row["uid"])[:10]

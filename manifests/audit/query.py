@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 RESERVED_VIEWS = {"ledger", "samples", "identity", "verdicts", "scores", "evaluations"}
 
 
-def query(run: Path | str, sql: str, *, limit: int | None = 1000, cell: int | None = 2000, seconds: float = 60.0, memory: str | None = None) -> pa.Table:
+def query(
+    run: Path | str, sql: str, *, limit: int | None = 1000, cell: int | None = 2000, seconds: float = 60.0, memory: str | None = None
+) -> pa.Table:
     """The rows that one SELECT gives, as an Arrow table.
 
     Views       `ledger`; one view a stage, named as the stage with `_` for `.` (`dedup_perceptual`: uid and the stage's own columns);
@@ -45,7 +47,9 @@ def text(table: pa.Table) -> str:
     """The rows as an aligned table for a terminal."""
     rows = [[visible(name) for name in table.column_names]]
     rows += [[number(value) for value in row.values()] for row in _plain(table)]
-    right = frozenset(i for i, kind in enumerate(table.schema.types) if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+    right = frozenset(
+        i for i, kind in enumerate(table.schema.types) if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    )
     lines = rows_of_text(rows, right=right, indent="") if rows[0] else []
     count = f"{table.num_rows:,} row{'' if table.num_rows == 1 else 's'}"
     cut = (table.schema.metadata or {}).get(b"keepset.cut")
@@ -143,7 +147,9 @@ def _make_views(connection: "duckdb.DuckDBPyConnection", run: Run) -> list[str]:
         columns = [c for c in pq.read_schema(files[0]).names if c.lower() != "uid"]
         names.add(name)
         allowed += files
-        _view(connection, name, f"SELECT l.uid, p.* FROM (SELECT uid FROM ledger) l POSITIONAL JOIN (SELECT {_names(columns)} FROM {_files(files)}) p")
+        _view(
+            connection, name, f"SELECT l.uid, p.* FROM (SELECT uid FROM ledger) l POSITIONAL JOIN (SELECT {_names(columns)} FROM {_files(files)}) p"
+        )
         own = [c for c in columns if c.lower() not in taken | {"members", "fault", "suffix"}]
         if stage.kind == "measure" and own:
             taken |= {c.lower() for c in own}
@@ -174,7 +180,9 @@ def _make_evaluations(connection: "duckdb.DuckDBPyConnection", run: Run) -> list
         if identity and len(identity) == len(index):
             allowed += identity + index
             literal = name.replace("'", "''")
-            selects.append(f"SELECT '{literal}' AS pool, i.uid, x.key FROM (SELECT uid FROM {_files(identity)}) i POSITIONAL JOIN (SELECT key FROM {_files(index)}) x")
+            selects.append(
+                f"SELECT '{literal}' AS pool, i.uid, x.key FROM (SELECT uid FROM {_files(identity)}) i POSITIONAL JOIN (SELECT key FROM {_files(index)}) x"
+            )
     if selects:
         _view(connection, "evaluations", " UNION ALL ".join(selects))
     return allowed
@@ -197,7 +205,12 @@ def _view(connection: "duckdb.DuckDBPyConnection", name: str, body: str) -> None
     try:
         connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS {body}')
     except duckdb.Error as error:
-        raise Refusal("broken-record", "query", f"the files behind `{name}` cannot be read: {visible(_first_lines(error), 200)}", cure="See what is wrong with `manifests verify`") from error
+        raise Refusal(
+            "broken-record",
+            "query",
+            f"the files behind `{name}` cannot be read: {visible(_first_lines(error), 200)}",
+            cure="See what is wrong with `manifests verify`",
+        ) from error
 
 
 def _files(files: list[str]) -> str:

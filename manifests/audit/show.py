@@ -70,8 +70,12 @@ def funnel_of(run: Run, connection: "duckdb.DuckDBPyConnection") -> list[dict[st
             continue
         reasons = dropped.pop(stage.id, {})
         entered, left = left, left - sum(reasons.values()) - faults
-        funnel.append({"stage": stage.id, "name": stage.name, "in": entered, "dropped": reasons, "unjudged": stage.counts.get("unjudged", 0), "left": left})
-    for name, reasons in sorted(dropped.items(), key=lambda item: str(item[0])):  # a record that names a stage which the recipe lacks: `verify` says so
+        funnel.append(
+            {"stage": stage.id, "name": stage.name, "in": entered, "dropped": reasons, "unjudged": stage.counts.get("unjudged", 0), "left": left}
+        )
+    for name, reasons in sorted(
+        dropped.items(), key=lambda item: str(item[0])
+    ):  # a record that names a stage which the recipe lacks: `verify` says so
         entered, left = left, left - sum(reasons.values())
         funnel.append({"stage": name, "name": name, "in": entered, "dropped": reasons, "unjudged": 0, "left": left})
     return funnel
@@ -94,7 +98,14 @@ def evidence_of(run: Run) -> list[dict[str, Any]]:
 
 
 def _places(run: Run) -> dict[str, str]:
-    places = {"recipe": "recipe.yaml", "ledger": "ledger", "selection": "selection.npy", "shards": "shards", "evidence": "evidence", "report": "report.html"}
+    places = {
+        "recipe": "recipe.yaml",
+        "ledger": "ledger",
+        "selection": "selection.npy",
+        "shards": "shards",
+        "evidence": "evidence",
+        "report": "report.html",
+    }
     return {name: str(run.path / place) for name, place in places.items() if (run.path / place).exists()}
 
 

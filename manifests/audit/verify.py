@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from manifests.audit.verify_shards import check_shards
+from manifests.audit.verify_shards import check_shards, uid_of
 from manifests.audit.visible import visible
 from manifests.digest import digest
 from manifests.errors import BROKEN_RECORD, DONE, Refusal
@@ -52,7 +52,14 @@ def verify(run: Path | str, *, deep: bool = False) -> dict[str, Any]:
         findings += _selection(opened, ledger)
         findings += check_shards(opened, ledger, deep, checked)
     errors = any(finding["severity"] == "error" for finding in findings)
-    return {"run": str(opened.path), "deep": deep, "whole": not errors, "findings": findings, "checked": checked, "exit_code": BROKEN_RECORD if errors else DONE}
+    return {
+        "run": str(opened.path),
+        "deep": deep,
+        "whole": not errors,
+        "findings": findings,
+        "checked": checked,
+        "exit_code": BROKEN_RECORD if errors else DONE,
+    }
 
 
 def finding(slug: str, where: Path | str, what: str, cure: str = REBUILD, severity: str = "error") -> Finding:
@@ -111,7 +118,13 @@ def _law(run: Run, ledger: pa.Table) -> list[Finding]:
     for stage in run.stages:
         told = sum((stage.counts.get("dropped") or {}).values()) + sum((stage.counts.get("quarantined") or {}).values())
         if stage.counts and told != taken.get(stage.id, 0):
-            found.append(finding("law-broken", run.path / "run.json", f"{stage.id} is said to have taken {told:,} samples, the ledger says {taken.get(stage.id, 0):,}"))
+            found.append(
+                finding(
+                    "law-broken",
+                    run.path / "run.json",
+                    f"{stage.id} is said to have taken {told:,} samples, the ledger says {taken.get(stage.id, 0):,}",
+                )
+            )
     numbers = [name for name in ("score", "threshold", "weight") if pc.any(pc.is_nan(ledger[name].drop_null())).as_py()]
     if numbers:
         found.append(finding("broken-record", where, f"holds NaN in {', '.join(numbers)}; an absent number is null"))
@@ -157,9 +170,19 @@ def _identity(run: Run, ledger: pa.Table) -> list[Finding]:
         except UNREADABLE:
             continue  # the missing part is a finding of its own
         here = ledger.slice(start, rows).select(["uid", "content", "key"]).to_pylist()
-        wrong += [row["uid"] for row, count in zip(here, ordinal, strict=False) if row["content"] is not None and uid_of(row["content"], row["key"], count) != row["uid"]]
+        wrong += [
+            row["uid"]
+            for row, count in zip(here, ordinal, strict=False)
+            if row["content"] is not None and uid_of(row["content"], row["key"], count) != row["uid"]
+        ]
     if wrong:
-        found.append(finding("broken-record", where, f"{len(wrong):,} uids do not follow from content, key and ordinal: {', '.join(visible(u, 40) for u in wrong[:3])}"))
+        found.append(
+            finding(
+                "broken-record",
+                where,
+                f"{len(wrong):,} uids do not follow from content, key and ordinal: {', '.join(visible(u, 40) for u in wrong[:3])}",
+            )
+        )
     return found
 
 
@@ -215,7 +238,13 @@ def _folded(run: Run, shard: Shard, ledger: pa.Table) -> list[Finding]:
         differ = [i for i, (a, b) in enumerate(zip(theirs.to_pylist(), ours.to_pylist(), strict=True)) if a != b and not (a != a and b != b)]
         if differ:
             uid = ledger["uid"][differ[0]].as_py()
-            found.append(finding("broken-record", run.path / "ledger", f"{name} of {len(differ):,} samples of {shard.id} is not what the parts say, first of {visible(uid, 40)}"))
+            found.append(
+                finding(
+                    "broken-record",
+                    run.path / "ledger",
+                    f"{name} of {len(differ):,} samples of {shard.id} is not what the parts say, first of {visible(uid, 40)}",
+                )
+            )
     return found
 
 
@@ -259,7 +288,7 @@ def _evaluation_uids(run: Run, pool: str) -> Iterator[str]:
 
 
 def _selection(run: Run, ledger: pa.Table) -> list[Finding]:
-    """`selection.npy` holds, sorted, the kept samples' own uids where the pool has them, else ours."""
+    """`selection.npy` holds, sorted, the kept samples' own uids where the pool gave every one of them one, else ours."""
     file = run.path / "selection.npy"
     try:
         found = read_selection(file)
@@ -267,10 +296,11 @@ def _selection(run: Run, ledger: pa.Table) -> list[Finding]:
         return [finding("broken-record", file, f"cannot be read: {visible(error, 160)}")]
     kept = ledger.filter(pc.equal(ledger["status"].cast(pa.string()), KEPT))
     theirs, ours = kept["source_uid"].to_pylist(), kept["uid"].to_pylist()
-    wanted = {name: sorted(t if t is not None and as_id(t) else u for t, u in zip(given, ours, strict=True)) for name, given in (("source", theirs), ("uid", [None] * len(ours)))}
-    if found in wanted.values():
+    wanted = sorted(theirs if ours and all(t is not None and as_id(t) for t in theirs) else ours)
+    if found == wanted:
         return []
-    return [finding("broken-record", file, f"holds {len(found):,} ids that are not the {len(ours):,} kept of the ledger ({digest(found)[:8]}, not {digest(wanted['source'])[:8]})")]
+    text = f"holds {len(found):,} ids that are not the {len(ours):,} kept of the ledger ({digest(found)[:8]}, not {digest(wanted)[:8]})"
+    return [finding("broken-record", file, text)]
 
 
 def as_id(text: str) -> bool:
@@ -282,8 +312,12 @@ def text(result: dict[str, Any]) -> str:
     """The same as lines for a terminal, worst first."""
     lines = []
     for found in sorted(result["findings"], key=lambda f: f["severity"] != "error"):
-        lines.append(f"{visible(found['where'])}: {visible(found['what'], 400)}  [{found['slug']}]{'' if found['severity'] == 'error' else '  (a warning)'}")
+        lines.append(
+            f"{visible(found['where'])}: {visible(found['what'], 400)}  [{found['slug']}]{'' if found['severity'] == 'error' else '  (a warning)'}"
+        )
         lines.append(f"    cure: {found['cure']}")
     c = result["checked"]
-    looked = f"{c['rows']:,} rows, {c['parts']:,} parts, {c['shards']:,} shards" + (f", every byte of {c['samples']:,} samples" if result["deep"] else "")
+    looked = f"{c['rows']:,} rows, {c['parts']:,} parts, {c['shards']:,} shards" + (
+        f", every byte of {c['samples']:,} samples" if result["deep"] else ""
+    )
     return "\n".join([*lines, f"{'whole' if result['whole'] else 'BROKEN'}: looked at {looked}"])

@@ -81,7 +81,12 @@ def _one(run: Run, file: Path, rows: list[int], written: pa.Table, sizes: Any, d
     if len(samples) != len(rows):
         found.append(_finding(file, f"holds {len(samples):,} samples, the ledger says {len(rows):,}"))
     if sizes is not None and sizes.get(file.name, sizes.get(file.stem)) != len(rows):
-        found.append(_finding(file.parent / "sizes.json", f"gives {file.name} {visible(sizes.get(file.name, sizes.get(file.stem)), 40)} samples, the ledger {len(rows):,}"))
+        found.append(
+            _finding(
+                file.parent / "sizes.json",
+                f"gives {file.name} {visible(sizes.get(file.name, sizes.get(file.stem)), 40)} samples, the ledger {len(rows):,}",
+            )
+        )
     try:
         beside = pq.ParquetFile(file.with_suffix(".parquet")).metadata.num_rows
         if beside != len(rows):
@@ -117,7 +122,9 @@ def _ends(file: Path) -> bool:
         return handle.read() == bytes(1024)
 
 
-def _bytes(run: Run, file: Path, samples: list[tuple[str, list[Member]]], rows: list[int], written: pa.Table, checked: dict[str, int]) -> list[Finding]:
+def _bytes(
+    run: Run, file: Path, samples: list[tuple[str, list[Member]]], rows: list[int], written: pa.Table, checked: dict[str, int]
+) -> list[Finding]:
     """Compare each member with the pool's, where the index says that it lies."""
     wrong: list[tuple[str, int, int]] = []
     lost: dict[str, str] = {}
@@ -134,7 +141,9 @@ def _bytes(run: Run, file: Path, samples: list[tuple[str, list[Member]]], rows: 
                 continue
             if not same:
                 wrong.append((sample["uid"], mine[0][1], mine[-1][1] + mine[-1][2]))
-    found = [_finding(shard, f"cannot be read for comparison: {why}", "bring the pool back to where run.json says it is") for shard, why in lost.items()]
+    found = [
+        _finding(shard, f"cannot be read for comparison: {why}", "bring the pool back to where run.json says it is") for shard, why in lost.items()
+    ]
     if wrong:
         first = wrong[0]
         found.append(_finding(file, f"bytes {first[1]}-{first[2]} differ from the pool ({len(wrong):,} samples, first {first[0]})"))

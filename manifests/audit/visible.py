@@ -4,7 +4,9 @@ import re
 from typing import Any
 
 # C0 and C1 controls (escape sequences begin there), bidi controls, line and paragraph separators, zero-width marks, lone surrogates
-HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]")
+HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 
 def visible(value: Any, limit: int | None = None) -> str:

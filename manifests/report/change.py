@@ -51,7 +51,9 @@ def changed(inquiry: Inquiry) -> Panel | None:
         {"kind": "table", "name": "Columns, the most changed first", "head": head, "numbers": [1], "rows": rows},
     ]
     if left_out:
-        blocks.append({"kind": "text", "class": "note", "text": f"{len(left_out)} more columns are not compared here: {visible(', '.join(left_out), 300)}"})
+        blocks.append(
+            {"kind": "text", "class": "note", "text": f"{len(left_out)} more columns are not compared here: {visible(', '.join(left_out), 300)}"}
+        )
     first = found[0]
     answer = f"{first[1]['name']} changed most: {first[1]['what']} {first[0]:.2f} (0 = the same distribution, 1 = nothing in common)."
     return Panel("changed", "Changes", "What changed?", answer, blocks, [a for f in found for a in f[2]])

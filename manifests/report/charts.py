@@ -48,7 +48,9 @@ def stacked(parts: Sequence[tuple[str, int, str]], title: str, height: int = 36)
         if not count:
             continue
         tip = escape(f"{name}: {count:,}")
-        body += f'<g><title>{tip}</title><rect class="fill {kind}" x="{percent(at)}" y="0" width="{percent(max(width, 0.15))}" height="{height}"/></g>'
+        body += (
+            f'<g><title>{tip}</title><rect class="fill {kind}" x="{percent(at)}" y="0" width="{percent(max(width, 0.15))}" height="{height}"/></g>'
+        )
         if at:
             body += f'<rect class="gap" x="{percent(at)}" y="0" width="2" height="{height}"/>'
         at += width
@@ -66,7 +68,9 @@ def bar(parts: Sequence[tuple[str, float, str]], whole: float, title: str) -> st
     return framed(body, 14, title, ", ".join(f"{name} {amount:,.4g}" for name, amount, _ in parts), "thin")
 
 
-def histogram(edges: Sequence[float], series: Sequence[tuple[str, Sequence[float], str]], title: str, height: int = 150, line: float | None = None) -> str:
+def histogram(
+    edges: Sequence[float], series: Sequence[tuple[str, Sequence[float], str]], title: str, height: int = 150, line: float | None = None
+) -> str:
     """Bars between `edges`; series (name, counts, class) are stacked. `line` is drawn upright at that value, with a flag."""
     top = max((sum(counts) for counts in zip(*(s[1] for s in series), strict=True)), default=0) or 1
     lo, hi = edges[0], edges[-1]
@@ -81,7 +85,11 @@ def histogram(edges: Sequence[float], series: Sequence[tuple[str, Sequence[float
                 base -= max(tall, 1)
                 place = f'x="{percent(i * width + width * 0.06)}" y="{base:.1f}" width="{percent(width * 0.88)}" height="{max(tall, 1):.1f}"'
                 body += f'<g><title>{tip}</title><rect class="fill {kind}" {place}/></g>'
-    body += text("0", height - 5, short(lo), kind="faint") + text("50%", height - 5, short((lo + hi) / 2), "middle", "faint") + text("100%", height - 5, short(hi), "end", "faint")
+    body += (
+        text("0", height - 5, short(lo), kind="faint")
+        + text("50%", height - 5, short((lo + hi) / 2), "middle", "faint")
+        + text("100%", height - 5, short(hi), "end", "faint")
+    )
     if line is not None and hi > lo:
         x = percent(100 * (line - lo) / (hi - lo))
         body += f'<line class="limit" x1="{x}" x2="{x}" y1="16" y2="{height - 20}"/>'
@@ -106,8 +114,10 @@ def forest(rows: Sequence[dict[str, Any]], title: str) -> str:
     """Intervals of differences in points: rows {label, diff, lo, hi, margin, word, strong}; the zero line and the margin are drawn through all."""
     reach = max([0.1, *(abs(100 * row[c]) for row in rows for c in ("lo", "hi")), *(100 * (row["margin"] or 0) for row in rows)]) * 1.08
     step = nice(reach / 2.5)
-    spot = lambda points: percent(50 + 50 * points / reach)  # noqa: E731
-    told = [(row["label"], f"{row['word']}, {100 * row['diff']:+.1f} [{100 * row['lo']:+.1f}, {100 * row['hi']:+.1f}]".replace("-", "−")) for row in rows]
+    spot = lambda points: percent(50 + 50 * points / reach)
+    told = [
+        (row["label"], f"{row['word']}, {100 * row['diff']:+.1f} [{100 * row['lo']:+.1f}, {100 * row['hi']:+.1f}]".replace("-", "−")) for row in rows
+    ]
     tall = [64 if len(label) + len(numbers) > 46 else 46 for label, numbers in told]  # a phone's width holds no more on one line
     height = sum(tall) + 26
     margin = max((100 * (row["margin"] or 0) for row in rows), default=0)
@@ -121,7 +131,9 @@ def forest(rows: Sequence[dict[str, Any]], title: str) -> str:
     for i, row in enumerate(rows):
         y = sum(tall[: i + 1]) - 14
         kind, (label, numbers) = WORDS.get(row["word"], "quarantined"), told[i]
-        body += text("0", y - (32 if tall[i] > 46 else 14), label, kind="strong" if row["strong"] else "") + text("100%", y - 14, numbers, "end", f"word {kind}")
+        body += text("0", y - (32 if tall[i] > 46 else 14), label, kind="strong" if row["strong"] else "") + text(
+            "100%", y - 14, numbers, "end", f"word {kind}"
+        )
         body += f'<line class="interval {kind} {"strong" if row["strong"] else ""}" x1="{spot(100 * row["lo"])}" x2="{spot(100 * row["hi"])}" y1="{y}" y2="{y}"/>'
         body += f'<svg class="mark {kind}" x="{spot(100 * row["diff"])}" y="{y}" overflow="visible">{MARKS[kind]}</svg>'
     return framed(body, height, title, "; ".join(f"{label}: {numbers}" for label, numbers in told), "forest")

@@ -96,17 +96,38 @@ def gallery(inquiry: Inquiry, pictures: Pictures) -> Panel:
     dropped = sum(row["n"] for row in reasons if row["status"] == "dropped")
     notes = []
     if len(cards) < total:
-        notes.append(f"{len(cards):,} of {total:,} samples have a card: of every reason half are nearest the limit and half are drawn by uid. Any other: manifests explain RUN KEY.")
+        notes.append(
+            f"{len(cards):,} of {total:,} samples have a card: of every reason half are nearest the limit and half are drawn by uid. Any other: manifests explain RUN KEY."
+        )
     if pictures.refused:
         notes.append(f"{pictures.refused:,} pictures were left out to keep this page small.")
     options = [{
         "value": f"{r['status']}|{r['stage'] or ''}|{r['reason'] or ''}", "count": r["n"],
         "text": "kept" if r["status"] == "kept" else f"{visible(r['stage'], 40)}: {visible(r['reason'], 40)}",
     } for r in reasons]  # fmt: skip
-    plain = [[r["status"], r["stage"] or "", r["reason"] or "", visible(r["class"], 60) if r["class"] is not None else "", r["source"] or "", r["n"]] for r in counts]
+    plain = [
+        [r["status"], r["stage"] or "", r["reason"] or "", visible(r["class"], 60) if r["class"] is not None else "", r["source"] or "", r["n"]]
+        for r in counts
+    ]
     facets = {name: sorted({row[i] for row in plain if row[i]})[:200] for name, i in (("class", 3), ("source", 4))}
-    block = {"kind": "gallery", "cards": cards, "options": options, "facets": facets, "counts": plain, "total": total, "notes": notes, "run": visible(inquiry.run.path.name, 60)}
-    return Panel("gallery", "Show me", "Show me", f"{dropped:,} dropped samples, each beside the one that decided where there was one.", [block], inquiry.take())
+    block = {
+        "kind": "gallery",
+        "cards": cards,
+        "options": options,
+        "facets": facets,
+        "counts": plain,
+        "total": total,
+        "notes": notes,
+        "run": visible(inquiry.run.path.name, 60),
+    }
+    return Panel(
+        "gallery",
+        "Show me",
+        "Show me",
+        f"{dropped:,} dropped samples, each beside the one that decided where there was one.",
+        [block],
+        inquiry.take(),
+    )
 
 
 def _sample(inquiry: Inquiry, groups: int) -> list[dict[str, Any]]:
@@ -147,7 +168,11 @@ def witness_card(inquiry: Inquiry, pictures: Pictures, uid: str, pool: str | Non
     if pool is not None:
         name = evaluation_key(inquiry.run, pool, uid)
         return {"u": uid, "k": visible(name, 120), "st": "evaluation", "pool": visible(pool, 60), "t": pictures.of_evaluation(pool, uid)}
-    rows = inquiry.look_up(f"SELECT uid, key, status, drop_stage, shard, \"offset\", \"size\" FROM ledger WHERE uid = '{uid}' LIMIT 1") if uid.isalnum() else []
+    rows = (
+        inquiry.look_up(f'SELECT uid, key, status, drop_stage, shard, "offset", "size" FROM ledger WHERE uid = \'{uid}\' LIMIT 1')
+        if uid.isalnum()
+        else []
+    )
     if not rows:
         return {"u": visible(uid, 40), "k": "", "st": "missing", "t": None}
     row = rows[0]

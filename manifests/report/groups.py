@@ -59,7 +59,14 @@ def groups(inquiry: Inquiry, pictures: Pictures) -> Panel | None:
     table = [[f"{row['size']:,}", number(row["groups"]), number(row["groups"] * (row["size"] - 1))] for row in sizes[:30]]
     blocks: list[dict[str, Any]] = [
         {"kind": "pictures", "rows": rows},
-        {"kind": "table", "name": "Groups by size", "head": ["samples in the group", "groups", "dropped for it"], "numbers": [0, 1, 2], "rows": table, "folded": True},
+        {
+            "kind": "table",
+            "name": "Groups by size",
+            "head": ["samples in the group", "groups", "dropped for it"],
+            "numbers": [0, 1, 2],
+            "rows": table,
+            "folded": True,
+        },
     ]
     count = sum(row["groups"] for row in sizes)
     answer = f"{count:,} samples stand for others; the largest stands for {largest[0]['size'] - 1:,}."
@@ -67,21 +74,41 @@ def groups(inquiry: Inquiry, pictures: Pictures) -> Panel | None:
 
 
 def _thumb(inquiry: Inquiry, pictures: Pictures, row: dict[str, Any]) -> dict[str, Any]:
-    return {"u": row["uid"], "k": visible(row["key"], 120), "st": row["status"], "r": visible(row["drop_reason"], 60), "c": visible(row["label_name"], 60), "t": pictures.of(row)}
+    return {
+        "u": row["uid"],
+        "k": visible(row["key"], 120),
+        "st": row["status"],
+        "r": visible(row["drop_reason"], 60),
+        "c": visible(row["label_name"], 60),
+        "t": pictures.of(row),
+    }
 
 
 def leaks(inquiry: Inquiry, pictures: Pictures) -> Panel | None:
     """Samples that show a test picture, by evaluation pool, with pairs."""
     sizes = evaluation_sizes(inquiry.run)
     rows = inquiry.ask("leaks", LEAKS)
-    held = {row["pool"]: row["n"] for row in inquiry.ask("evaluation_pools", "SELECT pool, count(*) AS n FROM evaluations GROUP BY ALL ORDER BY pool")} if inquiry.has("evaluations") else sizes
+    held = (
+        {row["pool"]: row["n"] for row in inquiry.ask("evaluation_pools", "SELECT pool, count(*) AS n FROM evaluations GROUP BY ALL ORDER BY pool")}
+        if inquiry.has("evaluations")
+        else sizes
+    )
     if not rows and not sizes:
         inquiry.take()
         return None
     table = []
     for row in rows:
         hit = share(row["tests_hit"], held.get(row["pool"], 0))
-        table.append([visible(row["pool"], 60), visible(row["stage"], 60), {"text": visible(row["reason"], 60), "mark": "evaluation"}, number(row["samples"]), number(row["tests_hit"]), hit])
+        table.append(
+            [
+                visible(row["pool"], 60),
+                visible(row["stage"], 60),
+                {"text": visible(row["reason"], 60), "mark": "evaluation"},
+                number(row["samples"]),
+                number(row["tests_hit"]),
+                hit,
+            ]
+        )
     table += [[visible(name, 60), "–", "none found", "0", "0", share(0, n)] for name, n in held.items() if name not in {row["pool"] for row in rows}]
     pairs = [card(inquiry, pictures, row) for row in inquiry.look_up(HITS)]
     head = ["evaluation pool", "stage", "match", "samples dropped", "test pictures hit", "share of the tests"]
@@ -105,19 +132,34 @@ def suggestions(inquiry: Inquiry, pictures: Pictures) -> Panel | None:
     for name, column, rule, factor, base, order, meaning in RULES:
         if column not in there or (column in medians and medians[column] is None):
             continue
-        condition = rule.format(x=f"{factor * {'median': medians.get(column), 'white': 255, 'one': 1}[base]:.4g}")
+        unit = {"white": 255, "one": 1}.get(base) or float(medians[column])
+        condition = rule.format(x=f"{factor * unit:.4g}")
         sql = f"SELECT count(*) AS n FROM samples WHERE status = 'kept' AND {condition}"
         count = inquiry.ask(f"suggest_{name.replace(' ', '_')}", sql)[0]["n"]
         if not count:
             continue
         names.append(f"{count:,} {name}")
-        table.append([name, number(count), meaning, {"code": f"keep.where: \"NOT ({condition})\""}])
-        shown = inquiry.look_up(f'SELECT uid, key, status, drop_reason, label_name, shard, "offset", "size" FROM samples WHERE status = \'kept\' AND {condition} ORDER BY {order}, uid LIMIT 6')
-        rows_of.append({"title": f"{name}: {count:,}", "cards": [_thumb(inquiry, pictures, row) for row in shown], "more": f"and {count - len(shown):,} more" if count > len(shown) else ""})
+        table.append([name, number(count), meaning, {"code": f'keep.where: "NOT ({condition})"'}])
+        shown = inquiry.look_up(
+            f'SELECT uid, key, status, drop_reason, label_name, shard, "offset", "size" FROM samples WHERE status = \'kept\' AND {condition} ORDER BY {order}, uid LIMIT 6'
+        )
+        rows_of.append(
+            {
+                "title": f"{name}: {count:,}",
+                "cards": [_thumb(inquiry, pictures, row) for row in shown],
+                "more": f"and {count - len(shown):,} more" if count > len(shown) else "",
+            }
+        )
     blocks: list[dict[str, Any]] = []
     if table:
         blocks = [
-            {"kind": "table", "name": "Kept, but look at them", "head": ["finding", "kept samples", "meaning", "a rule that would drop them"], "numbers": [1], "rows": table},
+            {
+                "kind": "table",
+                "name": "Kept, but look at them",
+                "head": ["finding", "kept samples", "meaning", "a rule that would drop them"],
+                "numbers": [1],
+                "rows": table,
+            },
             {"kind": "pictures", "rows": rows_of},
         ]
     answer = f"Suggestions only, nothing was dropped for them: {', '.join(names)}." if names else "Nothing stands out among the kept pictures."

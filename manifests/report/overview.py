@@ -26,12 +26,22 @@ def happened(inquiry: Inquiry) -> Panel:
     sentence = f"{rows:,} in {sign} {law['kept']:,} kept + {law['dropped']:,} dropped + {law['quarantined']:,} quarantined."
     blocks: list[dict[str, Any]] = [
         {"kind": "tiles", "tiles": tiles},
-        {"kind": "chart", "svg": charts.stacked(parts, "Every sample once, by its fate"), "caption": "Every sample once, from left to right: " + ", ".join(f"{name} {n:,}" for name, n, _ in parts if n) + "."},
-        {"kind": "text", "class": "law ok" if holds else "law broken", "text": f"{'✓ The ledger adds up: ' if holds else '✗ The ledger does NOT add up: '}{sentence}"},
+        {
+            "kind": "chart",
+            "svg": charts.stacked(parts, "Every sample once, by its fate"),
+            "caption": "Every sample once, from left to right: " + ", ".join(f"{name} {n:,}" for name, n, _ in parts if n) + ".",
+        },
+        {
+            "kind": "text",
+            "class": "law ok" if holds else "law broken",
+            "text": f"{'✓ The ledger adds up: ' if holds else '✗ The ledger does NOT add up: '}{sentence}",
+        },
     ]
     for row in evidence_of(inquiry.run)[:8]:
         if row.get("diff") is not None:
-            text = f"{row['word']}: {visible(row.get('arm'), 60)} against {visible(row.get('reference'), 60)} ({visible(row.get('objective'), 40)}), {100 * row['diff']:+.1f} points".replace("-", "−")
+            text = f"{row['word']}: {visible(row.get('arm'), 60)} against {visible(row.get('reference'), 60)} ({visible(row.get('objective'), 40)}), {100 * row['diff']:+.1f} points".replace(
+                "-", "−"
+            )
             blocks.append({"kind": "word", "word": row["word"], "mark": charts.WORDS.get(row["word"], "quarantined"), "text": text})
     answer = f"Of {rows:,} samples, {law['kept']:,} were kept ({share(law['kept'], rows)})."
     return Panel("happened", "What happened", "What happened?", answer, blocks, inquiry.take())
@@ -74,18 +84,31 @@ def funnel(inquiry: Inquiry) -> Panel:
     blocks: list[dict[str, Any]] = [{
         "kind": "table", "name": "The funnel: stages in order", "head": ["stage", "dropped", "left", "share of all", "reason", "left and dropped"], "numbers": [1, 2, 3], "rows": cells,
     }]  # fmt: skip
-    unjudged = [f"{visible(s.id, 60)}: {s.counts['unjudged']:,} kept without judgement, because a column that it reads is empty there" for s in inquiry.decisions if s.counts.get("unjudged")]
+    unjudged = [
+        f"{visible(s.id, 60)}: {s.counts['unjudged']:,} kept without judgement, because a column that it reads is empty there"
+        for s in inquiry.decisions
+        if s.counts.get("unjudged")
+    ]
     blocks += [{"kind": "text", "class": "note", "text": text} for text in unjudged]
     if faults:
         table = [[visible(row["fault"], 60), number(row["n"])] for row in faults]
         blocks.append({"kind": "table", "name": "Quarantined: what was wrong", "head": ["fault", "samples"], "numbers": [1], "rows": table})
-    answer = f"{visible(worst[0], 60)} took the most: {worst[1]:,} samples, {share(worst[1], total)} of all." if worst[1] else "No stage dropped anything."
+    answer = (
+        f"{visible(worst[0], 60)} took the most: {worst[1]:,} samples, {share(worst[1], total)} of all." if worst[1] else "No stage dropped anything."
+    )
     return Panel("funnel", "Funnel", "Where did they go?", answer, blocks, inquiry.take())
 
 
 def _row(stage: str, reason: str | None, gone: int, left: int, total: int, kind: str) -> list[Any]:
     svg = charts.bar([("left", left, "kept"), ("dropped here", gone, kind)], total, f"left after {visible(stage, 60)}")
-    return [visible(stage, 60), f"{gone:,}", f"{left:,}", share(gone, total), {"text": visible(reason, 60), "mark": kind} if gone else visible(reason), {"svg": svg}]
+    return [
+        visible(stage, 60),
+        f"{gone:,}",
+        f"{left:,}",
+        share(gone, total),
+        {"text": visible(reason, 60), "mark": kind} if gone else visible(reason),
+        {"svg": svg},
+    ]
 
 
 FACET = """SELECT {column} AS {name}, count(*) AS n, count(*) FILTER (status = 'kept') AS kept, count(*) FILTER (status = 'dropped') AS dropped,
@@ -108,18 +131,24 @@ def classes(inquiry: Inquiry) -> Panel | None:
         for row in rows[:SHOWN]:
             parts = [(w, row[w], w) for w in ("kept", "dropped", "quarantined")]
             label = visible(row[name], 60) if row[name] is not None else "(none)"
-            cells.append([label, number(row["n"]), number(row["kept"]), share(row["kept"], row["n"]), {"svg": charts.bar(parts, top, f"{label}: fate")}])
+            cells.append(
+                [label, number(row["n"]), number(row["kept"]), share(row["kept"], row["n"]), {"svg": charts.bar(parts, top, f"{label}: fate")}]
+            )
         shares = [(row["kept"] / row["n"], row[name]) for row in rows if row["n"] >= 10]
         if name == "class" and len(shares) > 1:
             low, high = min(shares, key=lambda s: s[0]), max(shares, key=lambda s: s[0])
             widest = (high[0] - low[0], f"{visible(high[1], 40)} kept {100 * high[0]:.0f} %, {visible(low[1], 40)} {100 * low[0]:.0f} %.")
         title = f"By {name}" + (f" (the {SHOWN} largest)" if len(rows) > SHOWN else "")
-        blocks.append({"kind": "table", "name": title, "head": [name, "in", "kept", "share", "kept, dropped, quarantined"], "numbers": [1, 2, 3], "rows": cells})
+        blocks.append(
+            {"kind": "table", "name": title, "head": [name, "in", "kept", "share", "kept, dropped, quarantined"], "numbers": [1, 2, 3], "rows": cells}
+        )
     if not blocks:
         inquiry.take()
         return None
     blocks.insert(0, {"kind": "legend", "marks": ["kept", "dropped", "quarantined"]})
-    return Panel("classes", "Classes", "Were all treated alike?", widest[1] or "Kept and dropped by class, source and licence.", blocks, inquiry.take())
+    return Panel(
+        "classes", "Classes", "Were all treated alike?", widest[1] or "Kept and dropped by class, source and licence.", blocks, inquiry.take()
+    )
 
 
 def made(inquiry: Inquiry) -> Panel:
@@ -130,8 +159,16 @@ def made(inquiry: Inquiry) -> Panel:
         parameters = ", ".join(f"{visible(k, 40)}: {visible(v, 160)}" for k, v in stage.parameters.items()) or "–"
         cells.append([visible(stage.id, 60), stage.kind, f"{visible(stage.name, 60)} v{stage.version}", parameters, {"code": stage.digest[:12]}])
     pool = info.get("pool", {})
-    facts = [["pool", visible(pool.get("name"), 80)], ["pool lies at", visible(pool.get("path"), 200)], ["pool digest", visible(pool.get("digest"), 64)]]
-    facts += [["recipe digest", visible(info.get("recipe_digest"), 64)], ["seed", str(info.get("seed"))], ["keepset", visible(info.get("keepset"), 40)]]
+    facts = [
+        ["pool", visible(pool.get("name"), 80)],
+        ["pool lies at", visible(pool.get("path"), 200)],
+        ["pool digest", visible(pool.get("digest"), 64)],
+    ]
+    facts += [
+        ["recipe digest", visible(info.get("recipe_digest"), 64)],
+        ["seed", str(info.get("seed"))],
+        ["keepset", visible(info.get("keepset"), 40)],
+    ]
     facts += [[f"evaluation pool {visible(name, 60)}", visible(path, 200)] for name, path in inquiry.run.evaluations.items()]
     facts += [[visible(name, 60), visible(version, 40)] for name, version in sorted(info.get("packages", {}).items())]
     blocks: list[dict[str, Any]] = [
@@ -139,6 +176,14 @@ def made(inquiry: Inquiry) -> Panel:
         {"kind": "table", "name": "What it stands on", "head": ["what", "which"], "numbers": [], "rows": facts},
     ]
     if info.get("damage"):
-        blocks.append({"kind": "table", "name": "Damaged in the pool", "head": ["what could not be read"], "numbers": [], "rows": [[visible(d, 300)] for d in info["damage"]]})
+        blocks.append(
+            {
+                "kind": "table",
+                "name": "Damaged in the pool",
+                "head": ["what could not be read"],
+                "numbers": [],
+                "rows": [[visible(d, 300)] for d in info["damage"]],
+            }
+        )
     answer = f"{len(inquiry.run.stages)} stages, {len(inquiry.decisions)} of them decisions; the same recipe and pool give the same bytes."
     return Panel("made", "Lineage", "How was it made?", answer, blocks, inquiry.take())

@@ -68,7 +68,9 @@ def render(inquiry: Inquiry, pictures: gallery.Pictures, found: list[Panel]) -> 
     from markupsafe import Markup
 
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     environment.filters |= {"drawn": Markup, "cell": _raw, "value": _value}  # the one place where text becomes markup: our own charts
     info = inquiry.run.info
     page = environment.get_template("template.html").render(

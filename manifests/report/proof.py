@@ -20,14 +20,17 @@ MEANINGS = {
 def proof(inquiry: Inquiry) -> Panel:
     """Forest plots of every comparison at its newest look, one an objective and an arm, with the sentences that may be said."""
     question = "Did it hurt?"
-    if not inquiry.has("verdicts") or not NEEDED <= set(inquiry.schema("verdicts").names):
+    if not inquiry.has("verdicts") or not set(inquiry.schema("verdicts").names) >= NEEDED:
         text = "Nobody has trained on this selection yet. `pretrain compare` trains on it, on everything and on random samples of the same size, and says which is better."
         return Panel("proof", "Proof", question, "Not yet known.", [{"kind": "text", "class": "", "text": text}], inquiry.take())
     there = inquiry.schema("verdicts").names
     columns = ", ".join(f'"{c}"' for c in WANTED if c in there)
-    rows = inquiry.ask("verdicts", f"""SELECT {columns} FROM verdicts
+    rows = inquiry.ask(
+        "verdicts",
+        f"""SELECT {columns} FROM verdicts
 QUALIFY look = max(look) OVER (PARTITION BY folder)
-ORDER BY folder, {"objective, " if "objective" in there else ""}arm, reference, scope, task""")
+ORDER BY folder, {"objective, " if "objective" in there else ""}arm, reference, scope, task""",
+    )
     blocks: list[dict[str, Any]] = [{"kind": "words", "words": [{"word": w, "mark": charts.WORDS[w], "meaning": m} for w, m in MEANINGS.items()]}]
     drawn: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
@@ -39,7 +42,9 @@ ORDER BY folder, {"objective, " if "objective" in there else ""}arm, reference, 
         for r in found:
             strong = r["scope"] == "suite"
             label = f"against {visible(r['reference'], 40)}" if strong else f"· {visible(r['task'], 40)}"
-            lines.append({"label": label, "diff": r["diff"], "lo": r["lo"], "hi": r["hi"], "margin": r.get("margin"), "word": r["word"], "strong": strong})
+            lines.append(
+                {"label": label, "diff": r["diff"], "lo": r["lo"], "hi": r["hi"], "margin": r.get("margin"), "word": r["word"], "strong": strong}
+            )
         name = f"{visible(arm, 40)}, trained with {visible(objective, 40)}" if objective else visible(arm, 40)
         caption = f"{name}: difference in points of accuracy, interval; the band is the margin. Right of zero: {visible(arm, 40)} is ahead."
         blocks.append({"kind": "chart", "svg": charts.forest(lines, f"{name}: differences"), "caption": caption})

@@ -80,7 +80,9 @@ def _rows(inquiry: Inquiry, stage: str, view: str, about: dict[str, Any], limit:
     series = _sides(counts, ("kept", "dropped"), first, last, up)
     total = [a + b for a, b in zip(series["kept"], series["dropped"], strict=True)]
     edges = [limit + i * width for i in range(first, last + 1)]
-    drawn = charts.histogram(edges, [("kept", series["kept"], "kept"), ("dropped", series["dropped"], "dropped")], f"Scores of {visible(stage, 60)}", line=limit)
+    drawn = charts.histogram(
+        edges, [("kept", series["kept"], "kept"), ("dropped", series["dropped"], "dropped")], f"Scores of {visible(stage, 60)}", line=limit
+    )
     return [_block(stage, drawn, edges, _beyond(total, high), -first, high, inclusive, "samples", bool(about["kept"]))]
 
 
@@ -96,7 +98,9 @@ def _pairs(inquiry: Inquiry, stage: str, view: str, limit: float, high: bool, in
     edges = [limit + i * width for i in range(first, last + 1)]
     near = [n if (i >= -first) == high else 0 for i, n in enumerate(total)]
     rest = [n - m for n, m in zip(total, near, strict=True)]
-    drawn = charts.histogram(edges, [("beyond the limit", rest, "kept"), ("within the limit", near, "dropped")], f"Pairs seen by {visible(stage, 60)}", line=limit)
+    drawn = charts.histogram(
+        edges, [("beyond the limit", rest, "kept"), ("within the limit", near, "dropped")], f"Pairs seen by {visible(stage, 60)}", line=limit
+    )
     return [_block(stage, drawn, edges, _beyond(total, high), -first, high, inclusive, "pairs", True)]
 
 
@@ -109,7 +113,9 @@ def _block(stage: str, svg: str, edges: list[float], gone: list[int], now: int, 
     sign = SIDES[high, inclusive]
     notes = []
     if unit == "pairs":
-        notes.append("Counted are pairs, down to the floor that the stage recorded. One sample can stand in many pairs, so samples move by at most as much.")
+        notes.append(
+            "Counted are pairs, down to the floor that the stage recorded. One sample can stand in many pairs, so samples move by at most as much."
+        )
     if not both:
         notes.append("Only dropped samples have a score here: what a limit beyond it would take cannot be read from them.")
     shown = [{"limit": charts.short(e) if abs(e) >= 1e-9 else "0", "gone": n} for e, n in zip(edges, gone, strict=True)]

@@ -41,8 +41,21 @@ def against_truth(inquiry: Inquiry) -> Panel | None:
         row = _scored(inquiry, stages, column, truths[column], label)
         precision = row["right_ones"] / row["taken"] if row["taken"] else None
         recall = row["right_ones"] / row["to_find"] if row["to_find"] else None
-        bars = charts.bar([("precision", precision or 0, "target")], 1, f"{label} precision"), charts.bar([("recall", recall or 0, "target")], 1, f"{label} recall")
-        cells.append([label, column, *(number(row[c]) for c in ("taken", "right_ones", "to_find")), _part(precision), {"svg": bars[0]}, _part(recall), {"svg": bars[1]}])
+        bars = (
+            charts.bar([("precision", precision or 0, "target")], 1, f"{label} precision"),
+            charts.bar([("recall", recall or 0, "target")], 1, f"{label} recall"),
+        )
+        cells.append(
+            [
+                label,
+                column,
+                *(number(row[c]) for c in ("taken", "right_ones", "to_find")),
+                _part(precision),
+                {"svg": bars[0]},
+                _part(recall),
+                {"svg": bars[1]},
+            ]
+        )
         if precision is not None and recall is not None:
             headline.append(f"{label} {_part(precision)} / {_part(recall)}")
     names = [(f"t{i}", name, test) for i, (name, test) in enumerate(truths.items())]
@@ -52,12 +65,33 @@ def against_truth(inquiry: Inquiry) -> Panel | None:
     blocks: list[dict[str, Any]] = []
     if cells:
         head = ["stage", "truth", "taken", "rightly", "to find", "precision", "", "recall", ""]
-        blocks.append({"kind": "table", "name": "Each stage against what it is meant to find", "class": "two", "head": head, "numbers": [2, 3, 4, 5, 7], "rows": cells})
+        blocks.append(
+            {
+                "kind": "table",
+                "name": "Each stage against what it is meant to find",
+                "class": "two",
+                "head": head,
+                "numbers": [2, 3, 4, 5, 7],
+                "rows": cells,
+            }
+        )
         note = "To find: what the truth marks among the samples that reached the stage. For duplicates a drop is right where the dropped sample and its witness show one picture, and every picture leaves all but one of its copies to find."
         blocks.append({"kind": "text", "class": "note", "text": note})
     head = ["fate", "samples", *(visible(name, 40) for _, name, _ in names)]
-    blocks.append({"kind": "table", "name": "Every truth column by what became of the samples", "head": head, "numbers": list(range(1, len(head))), "rows": table})
-    answer = f"Precision / recall: {'; '.join(headline)}. No stage could read these columns." if headline else "The pool says what was planted; no stage could read it."
+    blocks.append(
+        {
+            "kind": "table",
+            "name": "Every truth column by what became of the samples",
+            "head": head,
+            "numbers": list(range(1, len(head))),
+            "rows": table,
+        }
+    )
+    answer = (
+        f"Precision / recall: {'; '.join(headline)}. No stage could read these columns."
+        if headline
+        else "The pool says what was planted; no stage could read it."
+    )
     return Panel("truth", "Truth", "Were the suspects guilty?", answer, blocks, inquiry.take())
 
 
@@ -94,7 +128,7 @@ def _scored(inquiry: Inquiry, stages: list[str], column: str, test: str, label: 
     if stages == ["quarantine"]:
         return inquiry.ask(name, FOUND.format(taken="status = 'quarantined'", reached="true", truth=test))[0]
     order = [stage.id for stage in inquiry.run.stages]
-    earlier = [s for s in order[: order.index(stages[0])]]
+    earlier = order[: order.index(stages[0])]
     taken = f"drop_stage IN {in_list(stages)}" if len(stages) > 1 else f"drop_stage = {quoted(stages[0])}"
     reached = f"(drop_stage IS NULL OR drop_stage NOT IN {in_list(earlier)})" if earlier else "true"
     if column == "truth_copy_of":

@@ -107,12 +107,24 @@ def _candidates(s_BQ: Tensor, k: int) -> Tensor:
     groups = 2 ** math.ceil(math.log2(2.5 * k))
     depth = size // groups
     floor_B1 = s_BQ[:, : groups * depth].view(rows, depth, groups).amax(1).kthvalue(groups - k + 1, dim=1, keepdim=True).values
-    row, column = (s_BQ >= floor_B1).nonzero(as_tuple=True)
+    row, column = _true_places(s_BQ >= floor_B1)
     count_B = torch.bincount(row, minlength=rows)
     place = torch.arange(len(row), device=row.device) - (count_B.cumsum(0) - count_B)[row]
     candidate_BM = torch.full((rows, int(count_B.max())), -1, device=row.device)
     candidate_BM[row, place] = column
     return candidate_BM
+
+
+def _true_places(mask_BQ: Tensor) -> tuple[Tensor, Tensor]:
+    """(row, column) of what is true, in order. Few are: eight columns are looked at as one number first, a third of the cost."""
+    size = mask_BQ.shape[1]
+    if size % 8:
+        return mask_BQ.nonzero(as_tuple=True)  # type: ignore[return-value]
+    words = mask_BQ.contiguous().view(torch.int64).view(-1)
+    some = words.nonzero()[:, 0]
+    place, inside = words[some].view(torch.bool).view(-1, 8).nonzero(as_tuple=True)
+    flat = some[place] * 8 + inside
+    return flat // size, flat % size
 
 
 def _append_nearest_positive(

@@ -187,7 +187,9 @@ class Decisions:
         self.parts: dict[str, pa.Table] = {}
         self.counts: dict[str, dict[str, Any]] = {}
 
-    def take(self, stage: str, rows: dict[int, dict[str, Any]], scores: dict[int, float] | None = None, threshold: float | None = None, **columns: pa.Array) -> None:
+    def take(
+        self, stage: str, rows: dict[int, dict[str, Any]], scores: dict[int, float] | None = None, threshold: float | None = None, **columns: pa.Array
+    ) -> None:
         """`rows`: dropped rows with reason, score, threshold, witness; `scores`: of every live row that has one."""
         n = len(self.samples)
         cells: dict[str, list[Any]] = {name: [None] * n for name in VERDICT.names}
@@ -204,7 +206,12 @@ class Decisions:
         self.counts[stage] = {
             "in": live, "kept": sum(self.live), "dropped": {r: dropped.count(r) for r in sorted(set(dropped))}, "unjudged": 0, "quarantined": {},
         }  # fmt: skip
-        arrays = {f.name: pa.array(cells[f.name], f.type.value_type).dictionary_encode() if pa.types.is_dictionary(f.type) else pa.array(cells[f.name], f.type) for f in VERDICT}
+        arrays = {
+            f.name: pa.array(cells[f.name], f.type.value_type).dictionary_encode()
+            if pa.types.is_dictionary(f.type)
+            else pa.array(cells[f.name], f.type)
+            for f in VERDICT
+        }
         self.parts[stage] = pa.table({**{k: v.cast(VERDICT.field(k).type) for k, v in arrays.items()}, **columns})
 
 
@@ -213,15 +220,23 @@ def distance(a: bytes, b: bytes) -> int:
     return int.bit_count(int.from_bytes(a, "big") ^ int.from_bytes(b, "big"))
 
 
-def decide(samples: list[Sample], tests: list[Sample], found: list[dict[str, Any] | None], radius: int, min_share: float, evaluations: bool) -> tuple[Decisions, pa.Table]:
+def decide(
+    samples: list[Sample], tests: list[Sample], found: list[dict[str, Any] | None], radius: int, min_share: float, evaluations: bool
+) -> tuple[Decisions, pa.Table]:
     """Leakage, a quality rule, exact and near duplicates, labels: the verdicts of each, and the edges of the near ones."""
     d = Decisions(samples, [f is None for f in found])
     values = [f or {} for f in found]
     if evaluations:
         theirs = {t.content: t.uid for t in tests} | {hashlib.sha256(t.data).digest(): t.uid for t in tests}
         hits = {i: theirs.get(hashlib.sha256(s.data).digest()) for i, s in enumerate(samples) if d.live[i]}
-        d.take("leakage.images", {i: {"reason": "exact", "score": 0.0, "threshold": 4.0, "witness": u, "witness_pool": "tests"} for i, u in hits.items() if u})
-    d.take("keep.where", {i: {"reason": "not_true"} for i in range(len(samples)) if d.live[i] and (values[i]["blur"] < 8 or values[i]["brightness"] < 12)})
+        d.take(
+            "leakage.images",
+            {i: {"reason": "exact", "score": 0.0, "threshold": 4.0, "witness": u, "witness_pool": "tests"} for i, u in hits.items() if u},
+        )
+    d.take(
+        "keep.where",
+        {i: {"reason": "not_true"} for i in range(len(samples)) if d.live[i] and (values[i]["blur"] < 8 or values[i]["brightness"] < 12)},
+    )
     order = sorted(range(len(samples)), key=lambda i: samples[i].uid)
     kept: dict[bytes, int] = {}
     exact: dict[int, dict[str, Any]] = {}
@@ -314,7 +329,11 @@ def _stages(parts: dict[str, pa.Table], d: Decisions, found: list[Any], rows: in
         decided = stage in d.counts
         quarantined = {"undecodable": broken} if stage == "measure.quality" and broken else {}
         entered = rows if stage in ("measure.index", "measure.quality") else rows - broken
-        counts = d.counts[stage] if decided else {"in": entered, "kept": entered - sum(quarantined.values()), "dropped": {}, "unjudged": 0, "quarantined": quarantined}
+        counts = (
+            d.counts[stage]
+            if decided
+            else {"in": entered, "kept": entered - sum(quarantined.values()), "dropped": {}, "unjudged": 0, "quarantined": quarantined}
+        )
         stages.append({
             "id": stage, "name": stage, "kind": "decision" if decided else "measure", "version": 1, "parameters": parameters.get(stage, {}),
             "digest": digest(stage, parameters.get(stage, {})), "counts": counts,

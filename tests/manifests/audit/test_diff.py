@@ -19,13 +19,19 @@ def by_hand(a: Path, b: Path) -> Counter:
 
 
 def told(found: dict) -> dict:
-    return {(tuple(m[f"{c}_a"] for c in ("status", "stage", "reason")), tuple(m[f"{c}_b"] for c in ("status", "stage", "reason"))): m["n"] for m in found["moved"]}
+    return {
+        (tuple(m[f"{c}_a"] for c in ("status", "stage", "reason")), tuple(m[f"{c}_b"] for c in ("status", "stage", "reason"))): m["n"]
+        for m in found["moved"]
+    }
 
 
 def test_moves_are_counted_by_position(run: Path, other_run: Path) -> None:
     found = diff(run, other_run)
     assert found["aligned"] and told(found) == by_hand(run, other_run) and told(found)
-    assert found["counts"]["kept_both"] == len({r["uid"] for p in (run,) for r in open_run(p).ledger().to_pylist() if r["status"] == "kept"} & {r["uid"] for r in open_run(other_run).ledger().to_pylist() if r["status"] == "kept"})
+    assert found["counts"]["kept_both"] == len(
+        {r["uid"] for p in (run,) for r in open_run(p).ledger().to_pylist() if r["status"] == "kept"}
+        & {r["uid"] for r in open_run(other_run).ledger().to_pylist() if r["status"] == "kept"}
+    )
     for row in found["moved"]:
         assert 1 <= len(row["examples"]) <= 3
     assert {"stage": "labels.neighbours", "parameters": {"min_share": [0.2, 0.3]}} in found["stages"]

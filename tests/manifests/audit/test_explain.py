@@ -28,7 +28,9 @@ def test_every_life_ends_as_the_ledger_says(run: Path) -> None:
         elif row["status"] == "kept":
             assert not dropped and len(seen) == 5 and life["cure"] is None
         else:
-            assert not seen and [s["verdict"] for s in life["stages"] if s["verdict"].startswith("quarantined")] == [f"quarantined: {row['drop_reason']}"]
+            assert not seen and [s["verdict"] for s in life["stages"] if s["verdict"].startswith("quarantined")] == [
+                f"quarantined: {row['drop_reason']}"
+            ]
         stands_for = [r["uid"] for r in rows if r["witness"] == row["uid"] and not r["witness_pool"]]
         assert life["stands_for"]["count"] == len(stands_for)
         assert text(life)
@@ -36,7 +38,15 @@ def test_every_life_ends_as_the_ledger_says(run: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "condition"),
-    [("near", "near_duplicate"), ("exact", "same_bytes"), ("leak", "exact"), ("rule", "not_true"), ("label", "label_disagrees"), ("broken", "undecodable"), ("kept", None)],
+    [
+        ("near", "near_duplicate"),
+        ("exact", "same_bytes"),
+        ("leak", "exact"),
+        ("rule", "not_true"),
+        ("label", "label_disagrees"),
+        ("broken", "undecodable"),
+        ("kept", None),
+    ],
 )
 def test_page(run: Path, name: str, condition: str | None) -> None:
     rows = [r for r in open_run(run).ledger().to_pylist() if r["drop_reason"] == condition]
@@ -74,4 +84,6 @@ def test_a_missing_part_is_said(copied) -> None:
 def test_no_control_character_reaches_the_terminal(hostile_run: Path) -> None:
     for row in open_run(hostile_run).ledger(["uid"]).to_pylist()[::4]:
         page = text(explain(hostile_run, row["uid"]))
-        assert not [c for c in page if (ord(c) < 32 and c != "\n") or 0x7F <= ord(c) < 0xA0 or 0x202A <= ord(c) <= 0x202E or 0x2066 <= ord(c) <= 0x2069]
+        assert not [
+            c for c in page if (ord(c) < 32 and c != "\n") or 0x7F <= ord(c) < 0xA0 or 0x202A <= ord(c) <= 0x202E or 0x2066 <= ord(c) <= 0x2069
+        ]

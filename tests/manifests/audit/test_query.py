@@ -23,7 +23,10 @@ def test_views_are_aligned_with_the_ledger(run: Path) -> None:
 
 
 def test_samples_hold_measures_beside_the_ledger(run: Path) -> None:
-    rows = query(run, "SELECT count(*) AS n, count(s.blur) AS measured FROM samples s JOIN measure_quality q USING (uid) WHERE s.blur IS NOT DISTINCT FROM q.blur").to_pylist()
+    rows = query(
+        run,
+        "SELECT count(*) AS n, count(s.blur) AS measured FROM samples s JOIN measure_quality q USING (uid) WHERE s.blur IS NOT DISTINCT FROM q.blur",
+    ).to_pylist()
     quarantined = query(run, "SELECT count(*) AS n FROM ledger WHERE status = 'quarantined'")["n"][0].as_py()
     assert rows == [{"n": len(open_run(run).ledger()), "measured": len(open_run(run).ledger()) - quarantined}]
 

@@ -55,7 +55,9 @@ def change(column: str, alter: Callable[[list], list]) -> Callable[[pa.Table], p
     def changed(table: pa.Table) -> pa.Table:
         kind = table.schema.field(column).type
         values = pa.array(alter(table[column].to_pylist()), kind.value_type if pa.types.is_dictionary(kind) else kind)
-        return table.set_column(table.column_names.index(column), column, values.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else values)
+        return table.set_column(
+            table.column_names.index(column), column, values.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else values
+        )
 
     return changed
 

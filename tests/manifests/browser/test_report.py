@@ -100,7 +100,9 @@ def test_filters_count_as_duckdb_does(opened: Watched, run: Path) -> None:
     from playwright.sync_api import expect
 
     page = opened.page
-    rows = query(run, "SELECT status, drop_stage, drop_reason, label_name, split_part(shard::VARCHAR, '/', 1) AS source FROM ledger", limit=None).to_pylist()
+    rows = query(
+        run, "SELECT status, drop_stage, drop_reason, label_name, split_part(shard::VARCHAR, '/', 1) AS source FROM ledger", limit=None
+    ).to_pylist()
     fates = page.eval_on_selector_all("#f-fate option", "all => all.map(o => o.value)")
     classes = page.eval_on_selector_all("#f-class option", "all => all.map(o => o.value)")
     sources = page.eval_on_selector_all("#f-source option", "all => all.map(o => o.value)")
@@ -181,7 +183,9 @@ def test_sliders_say_what_a_limit_would_take(opened: Watched, run: Path) -> None
     said = box.locator(".said").inner_text()
     limit, gone, more = (float(n) for n in re.match(r"Limit ([\d.]+): (\d+) samples .*?, (\d+) more", said).groups())  # type: ignore[union-attr]
     sign = "<=" if "at or below" in said else "<"
-    counted = query(run, f"SELECT count(*) FILTER (score {sign} {limit}) AS n, count(*) FILTER (NOT keep) AS was FROM labels_neighbours").to_pylist()[0]
+    counted = query(run, f"SELECT count(*) FILTER (score {sign} {limit}) AS n, count(*) FILTER (NOT keep) AS was FROM labels_neighbours").to_pylist()[
+        0
+    ]
     assert gone == counted["n"] and more == counted["n"] - counted["was"]
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from manifests.report import charts
 
-HOSTILE = '<script>&"\'</svg>'
+HOSTILE = "<script>&\"'</svg>"
 
 
 def widths(svg: str, kind: str = "fill") -> list[float]:

@@ -44,7 +44,7 @@ def test_shift_of_words_is_total_variation(run: Path) -> None:
     rows = samples(run)
     kept = [r for r in rows if r["status"] == "kept"]
     names = {r["label_name"] for r in rows}
-    share = lambda of, name: sum(r["label_name"] == name for r in of) / len(of)  # noqa: E731
+    share = lambda of, name: sum(r["label_name"] == name for r in of) / len(of)
     wanted = sum(abs(share(rows, n) - share(kept, n)) for n in names) / 2
     with asking(run) as inquiry:
         panel = change.changed(inquiry)

@@ -119,6 +119,15 @@ def test_a_stopped_comparison_goes_on_where_it_stopped(plan, tmp_path):
     assert before == {p: p.stat().st_mtime_ns for p in folder.glob("*.parquet")}
 
 
+def test_a_spoiled_run_is_made_again_and_nothing_else(plan):
+    folder = compare(plan(), runner=Lab())
+    before = (folder / "verdicts.parquet").read_bytes()
+    (folder / "runs/look/kept/1/scores.parquet").write_bytes(b"half")
+    lab = Lab()
+    compare(plan(), runner=lab)
+    assert lab.asked == [("kept", 1, "look")] and (folder / "verdicts.parquet").read_bytes() == before
+
+
 def test_means_but_no_interval_before_and_between_looks(plan, monkeypatch):
     seen = []
 

@@ -80,6 +80,14 @@ def test_a_look_that_no_error_is_left_for_is_refused_and_changes_nothing(tmp_pat
     assert refused.value.slug == "bad-plan" and (folder / "verdicts.parquet").read_bytes() == before
 
 
+def test_other_scores_at_the_same_number_of_runs_are_a_look_that_is_not_declared(tmp_path):
+    scores, plan = written(tmp_path, table_of(ARMS, seed=1))
+    folder = judge(scores, plan=plan)
+    with pytest.raises(Refusal, match="a look at 3 runs is not declared"):
+        judge(written(tmp_path, table_of(ARMS, seed=2))[0], plan=plan)
+    assert len((folder / "looks.jsonl").read_text().splitlines()) == 1
+
+
 def test_a_word_proved_at_one_look_stays_at_the_next(tmp_path):
     scores, plan = written(tmp_path, table_of({**ARMS, "kept": (0.84, 3)}, n=6000, seed=1))
     folder = judge(scores, plan=plan)
