@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curate.ingest.pack import quoted
 from curate.ingest.table import read_csv, read_json
 from manifests.digest import digest, file_digest
 from manifests.errors import Refusal
@@ -80,8 +79,8 @@ def attach(
         kinds, notes = _write_columns(folder, name, given.rows, columns, places, made, described, key)
     entry = {"name": name, "kind": "columns" if given.vectors is None else "vectors", "columns": kinds}
     attached = [a for a in body.get("attached") or [] if a["name"] != name] + [entry]
-    fields = {k: quoted(v) for k, v in body.items() if k not in ("format", "attached")}
-    write_pool_yaml(Path(described.folder()), **fields, attached=quoted(attached))
+    fields = {k: v for k, v in body.items() if k not in ("format", "attached")}
+    write_pool_yaml(Path(described.folder()), **fields, attached=attached)
     return {"name": name, "kind": entry["kind"], "columns": kinds, **counts, **notes}
 
 

@@ -44,10 +44,19 @@ def audit(source: str, out: Path | None, workers: int | None, as_json: bool) -> 
 @click.option("--image", help="The column of a table that holds the image's path or bytes.")
 @click.option("--caption", help="The column of a table that holds the caption.")
 @click.option("--label", help="The column of a table that holds the label.")
+@click.option("--key", help="The column of a table that holds the sample's key.")
 @click.option("--licence", help="The licence to record in pool.yaml.")
 @JSON
 def ingest(
-    source: str, to: Path, samples_per_shard: int, image: str | None, caption: str | None, label: str | None, licence: str | None, as_json: bool
+    source: str,
+    to: Path,
+    samples_per_shard: int,
+    image: str | None,
+    caption: str | None,
+    label: str | None,
+    key: str | None,
+    licence: str | None,
+    as_json: bool,
 ) -> None:
     """Make a pool from SOURCE: a folder of images, a CSV, JSONL or Parquet table, torchvision:NAME, or existing shards.
 
@@ -55,7 +64,7 @@ def ingest(
     """
     from curate.ingest.ingest import ingest as function
 
-    found = function(source, to=to, samples_per_shard=samples_per_shard, image=image, caption=caption, label=label, licence=licence)
+    found = function(source, to=to, samples_per_shard=samples_per_shard, image=image, caption=caption, label=label, key=key, licence=licence)
     emit(found, as_json, _lines)
 
 
@@ -63,16 +72,18 @@ def ingest(
 @click.argument("pool", type=click.Path(path_type=Path))
 @click.argument("table", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="What the attached columns or vectors are called.")
-@click.option("--key", help="The table's column that holds key, uid or source_uid.")
+@click.option("--key", help="The table's column that names samples (by default uid, source_uid, key or path), or TABLECOLUMN=POOLCOLUMN.")
+@click.option("--vectors", help="The table's column that holds vectors.")
+@click.option("--column", "columns", multiple=True, help="A column to attach; may be given again. Default: all.")
 @JSON
-def attach(pool: Path, table: Path, name: str, key: str | None, as_json: bool) -> None:
+def attach(pool: Path, table: Path, name: str, key: str | None, vectors: str | None, columns: tuple[str, ...], as_json: bool) -> None:
     """Attach your own vectors, scores or columns to POOL, so that nothing is embedded twice.
 
     Example: curate attach pools/photos clip.parquet --name clip --key key
     """
     from curate.attach import attach as function
 
-    emit(function(pool, table, name=name, key=key), as_json, _lines)
+    emit(function(pool, table, name=name, key=key, vectors=vectors, columns=list(columns) or None), as_json, _lines)
 
 
 @main.command()

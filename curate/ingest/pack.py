@@ -72,22 +72,6 @@ class Samples:
     counts: dict[str, Any] = field(default_factory=dict)
 
 
-class Quoted(str):
-    """Text that `pool.yaml` writes in quotes, so that strict YAML reads a class named `08` or `1e-3` back as it was."""
-
-
-yaml.SafeDumper.add_representer(Quoted, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style='"'))
-
-
-def quoted(value: Any) -> Any:
-    """`value` with every text inside it quoted."""
-    if isinstance(value, dict):
-        return {k: quoted(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [quoted(v) for v in value]
-    return Quoted(value) if isinstance(value, str) else value
-
-
 def picture_suffix(head: bytes) -> str | None:
     """The extension that the first bytes of a file ask for; None where they are no picture's."""
     return next((suffix for magic, suffix in MAGIC if magic.match(head)), None)
@@ -156,8 +140,8 @@ def _pack(samples: Samples, to: Path, source: str, per_shard: int, licence: str 
     pattern = f"shards/{{{0:0{width}d}..{count - 1:0{width}d}}}.tar" if count > 1 else f"shards/{0:0{width}d}.tar"
     columns = {f.name: str(f.type) for f in samples.columns.schema}
     write_pool_yaml(
-        to, name=Quoted(to.resolve().name), sources=[{"name": "shards", "shards": pattern}], classes=quoted(samples.classes),
-        columns=quoted({**columns, FAULT: "string"}), licence=quoted(licence), source=quoted(source),
+        to, name=to.resolve().name, sources=[{"name": "shards", "shards": pattern}], classes=samples.classes,
+        columns={**columns, FAULT: "string"}, licence=licence, source=source,
     )  # fmt: skip
     _remove_beyond(to, set(sizes))
     labelled = sum(label is not None for label in samples.labels) if samples.labels is not None else 0

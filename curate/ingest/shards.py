@@ -10,7 +10,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.ingest.pack import INDEXED, Quoted, claim, quoted
+from curate.ingest.pack import INDEXED, claim
 from manifests.errors import Refusal
 from manifests.publish import publish_json
 from manifests.shards.columns import RESERVED
@@ -35,7 +35,7 @@ def shards(source: str, *, to: Path, name: str | None = None, licence: str | Non
     claim(to, source)
     columns, notes = _columns([Shard(group, Path(url).stem, url) for group, urls in groups.items() for url in urls])
     write_pool_yaml(
-        to, name=Quoted(name or to.resolve().name), sources=quoted(listed), columns=quoted(columns), licence=quoted(licence), source=quoted(source)
+        to, name=name or to.resolve().name, sources=listed, columns=columns, licence=licence, source=source
     )
     pool = open_pool(to)
     metadata = list((Path(source) / "metadata").glob("*.parquet"))

@@ -11,24 +11,24 @@ if TYPE_CHECKING:
     import duckdb
 
 COLUMNS = "uid, key, status, drop_stage, drop_reason, score, threshold"
-MOVED = """SELECT a.status AS status_a, a.drop_stage AS stage_a, a.drop_reason AS reason_a, b.status AS status_b, b.drop_stage AS stage_b,
-       b.drop_reason AS reason_b, count(*) AS n, min_by(struct_pack(uid := a.uid, key := a.key), a.uid, 3) AS examples
+MOVED = """SELECT a.status AS status_old, a.drop_stage AS stage_old, a.drop_reason AS reason_old, b.status AS status_new, b.drop_stage AS stage_new,
+       b.drop_reason AS reason_new, count(*) AS n, min_by(struct_pack(uid := a.uid, key := a.key), a.uid, 3) AS examples
 FROM {pairs}
 WHERE a.status IS DISTINCT FROM b.status OR a.drop_stage IS DISTINCT FROM b.drop_stage OR a.drop_reason IS DISTINCT FROM b.drop_reason
-GROUP BY ALL ORDER BY n DESC, status_a, stage_a, reason_a, status_b, stage_b, reason_b"""
+GROUP BY ALL ORDER BY n DESC, status_old, stage_old, reason_old, status_new, stage_new, reason_new"""
 
 
-def diff(a: Path | str, b: Path | str) -> dict[str, Any]:
-    """What run `b` does with the samples that run `a` does not, and why.
+def diff(old: Path | str, new: Path | str) -> dict[str, Any]:
+    """What run `new` does with the samples that run `old` does not, and why.
 
-    Guarantee   every sample of both is counted once: equal + moved + only in a + only in b
+    Guarantee   every sample of both is counted once: equal + moved + only in old + only in new
     Method      where both ledgers hold the same uids in the same order (one pool) rows are compared by position, else joined by uid
     Cost        10 M rows: 0.3 s by position and 1.1 s to see that they line up; 5 s where they must be joined
     Errors      `Refusal` [not-a-run], [broken-record]
     """
     import duckdb
 
-    one, two = open_run(a), open_run(b)
+    one, two = open_run(old), open_run(new)
     connection = duckdb.connect(":memory:")
     try:
         for name, run in (("a", one), ("b", two)):
@@ -42,7 +42,7 @@ def diff(a: Path | str, b: Path | str) -> dict[str, Any]:
     finally:
         connection.close()
     return {
-        "a": str(one.path), "b": str(two.path), "aligned": aligned, "counts": both, "moved": moved, "only_in_a": only["a"], "only_in_b": only["b"],
+        "old": str(one.path), "new": str(two.path), "aligned": aligned, "counts": both, "moved": moved, "only_in_old": only["a"], "only_in_new": only["b"],
         "stages": _stages(one, two), "pool": [one.info.get("pool", {}), two.info.get("pool", {})], "seed": [one.info.get("seed"), two.info.get("seed")],
     }  # fmt: skip
 
@@ -61,7 +61,7 @@ def _counts(connection: "duckdb.DuckDBPyConnection", pairs: str) -> dict[str, in
         f"SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM b), count(*), (SELECT count(*) FROM a WHERE status = '{KEPT}'), "
         f"(SELECT count(*) FROM b WHERE status = '{KEPT}'), {kept.format('AND')} FROM {pairs}"
     ).fetchall()[0]
-    return dict(zip(("rows_a", "rows_b", "rows_both", "kept_a", "kept_b", "kept_both"), row, strict=True))
+    return dict(zip(("rows_old", "rows_new", "rows_both", "kept_old", "kept_new", "kept_both"), row, strict=True))
 
 
 def _only(connection: "duckdb.DuckDBPyConnection", name: str, other: str) -> list[dict[str, Any]]:
@@ -77,7 +77,7 @@ def _stages(one: Run, two: Run) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for name in dict.fromkeys([*a, *b]):
         if name not in a or name not in b:
-            found.append({"stage": name, "only_in": "a" if name in a else "b"})
+            found.append({"stage": name, "only_in": "old" if name in a else "new"})
             continue
         before, after = ({**s.parameters, "(method)": s.name, "(version)": s.version} for s in (a[name], b[name]))
         changes = {p: [before.get(p), after.get(p)] for p in dict.fromkeys([*before, *after]) if before.get(p) != after.get(p)}
@@ -89,28 +89,28 @@ def _stages(one: Run, two: Run) -> list[dict[str, Any]]:
 def text(found: dict[str, Any]) -> str:
     """The same as a page for a terminal."""
     c = found["counts"]
-    lines = [f"a  {visible(found['a'])}", f"b  {visible(found['b'])}", "", *_stage_lines(found), ""]
+    lines = [f"old  {visible(found['old'])}", f"new  {visible(found['new'])}", "", *_stage_lines(found), ""]
     lines += rows_of_text(
-        [["", "a", "b"], ["samples", number(c["rows_a"]), number(c["rows_b"])], ["kept", number(c["kept_a"]), number(c["kept_b"])]],
+        [["", "old", "new"], ["samples", number(c["rows_old"]), number(c["rows_new"])], ["kept", number(c["kept_old"]), number(c["kept_new"])]],
         right=frozenset({1, 2}),
     )
-    union = c["kept_a"] + c["kept_b"] - c["kept_both"]
+    union = c["kept_old"] + c["kept_new"] - c["kept_both"]
     lines += ["", f"kept by both: {c['kept_both']:,}, {share(c['kept_both'], union)} of what either keeps", ""]
     if not found["aligned"]:
         lines += [f"the runs are of different samples: {c['rows_both']:,} are in both"]
-        for name in ("a", "b"):
+        for name in ("old", "new"):
             lines += [f"  only in {name}: {row['n']:,} {_fate(row['status'], row['stage'], row['reason'])}" for row in found[f"only_in_{name}"]]
         lines.append("")
     if not found["moved"]:
         return "\n".join([*lines, "no sample that both have was treated differently"])
-    table = [["moved", "in a", "in b", "for example"]]
+    table = [["moved", "in old", "in new", "for example"]]
     for row in found["moved"]:
         examples = ", ".join(f"{visible(e['key'], 40)} ({e['uid'][:8]})" for e in row["examples"])
         table.append(
             [
                 f"{row['n']:,}",
-                _fate(row["status_a"], row["stage_a"], row["reason_a"]),
-                _fate(row["status_b"], row["stage_b"], row["reason_b"]),
+                _fate(row["status_old"], row["stage_old"], row["reason_old"]),
+                _fate(row["status_new"], row["stage_new"], row["reason_new"]),
                 examples,
             ]
         )

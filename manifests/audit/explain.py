@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from manifests.audit.visible import number, rows_of_text, visible
 from manifests.errors import Refusal
 from manifests.run import Run, StageRecord, open_run
-from manifests.schema import KEPT, QUARANTINED, VERDICT
+from manifests.schema import EDGE, KEPT, QUARANTINED, VERDICT
 
 HIDDEN = {"members", "suffix", "offset", "size", "content", "key", "caption", "label", "label_name", "source_uid", "fault"}  # the ledger has them
 
@@ -29,7 +29,7 @@ def explain(run: Path | str, key: str) -> dict[str, Any]:
     stages = [_stage(opened, stage, sample, out=i > last) for i, stage in enumerate(opened.stages)]
     return {
         "run": str(opened.path),
-        "sample": {name: value for name, value in sample.items() if value is not None or name in ("uid", "key", "status")},
+        "sample": {name: _json(value) for name, value in sample.items() if value is not None or name in ("uid", "key", "status")},
         "stages": stages,
         "stands_for": _stands_for(opened, sample["uid"]),
         "cure": cure(sample),
@@ -58,7 +58,7 @@ def _stage(run: Run, stage: StageRecord, sample: dict[str, Any], out: bool) -> d
         return {**about, "verdict": "unknown: its part is missing"}
     fault = row.get("fault")
     verdict = {name: row.pop(name, None) for name in VERDICT.names} if stage.kind == "decision" else {}
-    about["columns"] = {name: value for name, value in row.items() if value is not None and name not in HIDDEN and name not in sample}
+    about["columns"] = {name: _json(value) for name, value in row.items() if value is not None and name not in HIDDEN and name not in sample}
     if stage.kind != "decision":
         quarantined_here = fault is not None or (sample["status"] == QUARANTINED and sample["drop_stage"] == stage.id)
         if out and not about["columns"]:
@@ -75,7 +75,22 @@ def _stage(run: Run, stage: StageRecord, sample: dict[str, Any], out: bool) -> d
     about["parameters"] = stage.parameters
     if verdict["witness"] is not None:
         about["witness"] = witness_of(run, verdict["witness"], verdict["witness_pool"])
+        about["pair"] = _pair(run, stage.id, sample["uid"], verdict["witness"])
     return about
+
+
+def _json(value: Any) -> Any:
+    """Bytes as hex digits; everything else as it is."""
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def _pair(run: Run, stage: str, uid: str, witness: str) -> dict[str, Any]:
+    """What else the stage saw of a sample and its witness, where it kept its edges."""
+    for file in run.edges(stage):
+        a, b = pc.field("a"), pc.field("b")
+        for row in pq.read_table(file, filters=((a == uid) & (b == witness)) | ((a == witness) & (b == uid))).to_pylist():
+            return {name: _json(value) for name, value in row.items() if name not in EDGE.names and value is not None}
+    return {}
 
 
 def part_row(run: Run, stage: str, shard: str, row: int) -> dict[str, Any] | None:
@@ -181,6 +196,7 @@ def _step(step: dict[str, Any]) -> list[str]:
     lines = [line]
     if "witness" in step:
         lines.append(f"    witness {_witness(step['witness'])}")
+        lines += _wrapped([f"{visible(name)} {number(value)}" for name, value in step.get("pair", {}).items()])
     if step["verdict"] == "dropped" and step.get("parameters"):
         lines += _wrapped([f"{visible(name)} {visible(value, 200)}" for name, value in step["parameters"].items()])
     lines += _wrapped([f"{visible(name)} {number(value)}" for name, value in step.get("columns", {}).items()])

@@ -76,9 +76,9 @@ def columns_to_compare(inquiry: Inquiry) -> tuple[list[str], list[str]]:
 def _words(inquiry: Inquiry, name: str) -> tuple[float, dict[str, Any]] | None:
     rows = inquiry.ask(f"values_of_{name}", WORDS.format(column=named(name), limit=MOST_VALUES + 1))
     if len(rows) < 2 or len(rows) > MOST_VALUES:
-        return None  # one value cannot shift, and thousands are identities
+        return None  # one value cannot shift, and thousands are names of samples
     total, kept = sum(r["n"] for r in rows), sum(r["kept"] for r in rows)
-    if not kept:
+    if not kept or 3 * len(rows) > total:
         return None
     shares = [(r["value"], r["n"] / total, r["kept"] / kept) for r in rows]
     distance = sum(abs(was - now) for _, was, now in shares) / 2

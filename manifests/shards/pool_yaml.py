@@ -107,9 +107,29 @@ def write_pool_yaml(folder: Path, **fields: Any) -> None:
     """Publish `folder/pool.yaml` (format 1) with `fields` in the order given; null and empty fields are left out."""
     from manifests.publish import publish_bytes
 
-    body = {"format": 1, **{k: v for k, v in fields.items() if v not in (None, [], {}, ())}}
+    body = {"format": 1, **{k: _quoted(v) for k, v in fields.items() if v not in (None, [], {}, ())}}
     assert set(body) <= FIELDS, set(body) - FIELDS
-    publish_bytes(folder / "pool.yaml", yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=120).encode())
+    publish_bytes(folder / "pool.yaml", yaml.dump(body, Dumper=_Quoting, sort_keys=False, allow_unicode=True, width=120).encode())
+
+
+class _Text(str):
+    """Text that is written in quotes: a class named `08` or `1e-3` must come back as text."""
+
+
+class _Quoting(yaml.SafeDumper):
+    """SafeDumper that quotes `_Text`."""
+
+
+_Quoting.add_representer(_Text, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style='"'))
+
+
+def _quoted(value: Any) -> Any:
+    """`value` with every text inside it (keys apart) quoted."""
+    if isinstance(value, dict):
+        return {k: _quoted(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_quoted(v) for v in value]
+    return _Text(value) if isinstance(value, str) else value
 
 
 def expand(pattern: str) -> list[str]:

@@ -114,7 +114,7 @@ def _skip_damage(reader: ShardReader, at: int, found: Walked) -> int:
 
 def _adds_up(header: bytes) -> bool:
     """Does the header's checksum hold? adler32 gives the sum of bytes (mod 65,521) in one call."""
-    stored = _number(header[148:156])
+    stored = _number(header[148:155])
     if len(header) == BLOCK and (stored + sum(header[148:156]) - 255) % 65521 == zlib.adler32(header) & 0xFFFF:
         return True
     body = header[:148] + header[156:]
@@ -123,6 +123,10 @@ def _adds_up(header: bytes) -> bool:
 
 def _number(stored: bytes) -> int:
     """A number as tar writes it: octal digits, or base 256 where the first bit is set; -1 where it is neither."""
+    try:
+        return int(stored[:-1], 8)  # what nearly all tars hold
+    except ValueError:
+        pass
     if stored[0] & 0x80:
         return int.from_bytes(stored, "big") & ((1 << (8 * len(stored) - 2)) - 1)
     try:

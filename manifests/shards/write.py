@@ -1,20 +1,22 @@
 """Write the kept samples as WebDataset shards: members copied byte for byte, everything else about the tar fixed, so that a second run writes the same file."""
 
 import json
+import os
 import re
 import tarfile
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests.errors import Refusal
 from manifests.publish import publish, publish_json, publish_table, published_digest
-from manifests.shards.index import group
 from manifests.shards.read import ShardReader
 from manifests.shards.walk import walk
 
@@ -23,6 +25,8 @@ __all__ = ["ShardTask", "layout", "write_shard_task", "write_sizes", "written_ke
 KEY = re.compile(r"(?!__)[A-Za-z0-9_-]+")
 BLOCK = 512
 BUFFER = 8 << 20  # bytes that go to the disk at a time
+SMALL = 4096  # bytes; larger members are not copied together
+MANY_VIEWS = 1000  # of one write
 OPEN_SHARDS = 64  # shards of the pool held open, however many an output shard draws from
 REMOTE_BLOCK = 1 << 18  # samples are drawn in no order, so a remote store is asked for little more than one
 IN_TAR_ONLY = ("content", "shard", "row", "offset", "size", "suffix", "fault", "out_shard", "out_row", "members", "status")
@@ -110,30 +114,51 @@ def _sidecar(rows: pa.Table, keys: list[str]) -> pa.Table:
 
 
 def _write_tar(file: IO[bytes], task: ShardTask, keys: list[str]) -> None:
+    """Headers and small members are gathered, large ones go from the pool's map to the disk without a copy in between."""
     readers: OrderedDict[str, ShardReader] = OrderedDict()
-    buffer = bytearray()
-    for key, shard, members in zip(keys, task.rows["shard"].to_pylist(), task.rows["members"].to_pylist(), strict=True):
+    views: list[bytes | memoryview] = []
+    small, waiting = bytearray(), 0
+    members = task.rows["members"].combine_chunks()
+    parts = zip(*(members.flatten().field(name).to_pylist() for name in ("suffix", "offset", "size")), strict=True)
+    counts = pc.list_value_length(members).to_pylist()
+    for key, shard, count in zip(keys, task.rows["shard"].to_pylist(), counts, strict=True):
         reader = _opened(readers, task.urls[shard])
-        for member in members:
-            data = reader.payload(member["offset"], member["size"])
-            if len(data) != member["size"]:
+        for suffix, offset, size in islice(parts, count):
+            data = reader.payload(offset, size)
+            if len(data) != size:
                 raise Refusal(
                     "shard-differs",
                     task.urls[shard],
-                    f"ends before byte {member['offset'] + member['size']}",
+                    f"ends before byte {offset + size}",
                     "the shard that was indexed",
                     "Bring it back, or build again",
                 )
-            buffer += _header(f"{key}.{member['suffix']}", member["size"])
-            buffer += data
-            buffer += bytes(-len(data) % BLOCK)
-        if len(buffer) >= BUFFER:
-            file.write(buffer)
-            buffer.clear()
-    buffer += bytes(2 * BLOCK)
-    file.write(buffer)
+            small += _header(f"{key}.{suffix}", size)
+            if size < SMALL:
+                small += data
+            else:
+                views += (bytes(small), data)
+                small.clear()
+            small += bytes(-size % BLOCK)
+            waiting += size + BLOCK
+        if waiting >= BUFFER or len(views) >= MANY_VIEWS:
+            _write_all(file, [*views, bytes(small)])
+            views, waiting = [], 0
+            small.clear()
+    _write_all(file, [*views, bytes(small), bytes(2 * BLOCK)])
     for reader in readers.values():
         reader.close()
+
+
+def _write_all(file: IO[bytes], views: "list[bytes | memoryview]") -> None:
+    """Write everything in `views` behind what the file holds; a write that was cut short goes on where it stopped."""
+    file.flush()
+    while views:
+        done = os.writev(file.fileno(), views[:MANY_VIEWS])
+        while views and done >= len(views[0]):
+            done -= len(views.pop(0))
+        if done:
+            views[0] = memoryview(views[0])[done:]
 
 
 def _opened(readers: "OrderedDict[str, ShardReader]", url: str) -> ShardReader:
@@ -172,11 +197,7 @@ def _reopen(path: Path, keys: list[str]) -> None:
     """Read the tar's headers back and compare the samples with what was to be written."""
     with ShardReader(str(path)) as reader:
         walked = walk(reader)
-    samples, skipped = group(walked.members)
-    if [s.key for s in samples] != keys or walked.damage or skipped:
-        raise Refusal(
-            "broken-record",
-            str(path),
-            f"holds {len(samples)} samples where {len(keys)} were written",
-            cure="Run the same command again; if it happens twice, check the disk",
-        )
+    found = list(dict.fromkeys(member.name.split(b".", 1)[0].decode() for member in walked.members))
+    if found != keys or walked.damage:
+        cure = "Run the same command again; if it happens twice, check the disk"
+        raise Refusal("broken-record", str(path), f"holds {len(found)} samples where {len(keys)} were written", cure=cure)

@@ -20,7 +20,7 @@ def by_hand(a: Path, b: Path) -> Counter:
 
 def told(found: dict) -> dict:
     return {
-        (tuple(m[f"{c}_a"] for c in ("status", "stage", "reason")), tuple(m[f"{c}_b"] for c in ("status", "stage", "reason"))): m["n"]
+        (tuple(m[f"{c}_old"] for c in ("status", "stage", "reason")), tuple(m[f"{c}_new"] for c in ("status", "stage", "reason"))): m["n"]
         for m in found["moved"]
     }
 
@@ -56,12 +56,12 @@ def test_other_pools_are_joined(run: Path, other_run: Path, copied, tmp_path: Pa
     stranger = tiny_run(tmp_path / "stranger", per_class=4, seed=8)
     apart = diff(run, stranger)
     counts = apart["counts"]
-    assert sum(r["n"] for r in apart["only_in_a"]) == counts["rows_a"] - counts["rows_both"]
-    assert sum(r["n"] for r in apart["only_in_b"]) == counts["rows_b"] - counts["rows_both"]
+    assert sum(r["n"] for r in apart["only_in_old"]) == counts["rows_old"] - counts["rows_both"]
+    assert sum(r["n"] for r in apart["only_in_new"]) == counts["rows_new"] - counts["rows_both"]
     assert "different samples" in text(apart)
 
 
 @pytest.mark.parametrize("decisions", [False])
 def test_a_stage_that_only_one_has(run: Path, tmp_path: Path, decisions: bool) -> None:
     bare = tiny_run(tmp_path, decisions=decisions)
-    assert {"stage": "dedup.exact", "only_in": "a"} in diff(run, bare)["stages"]
+    assert {"stage": "dedup.exact", "only_in": "old"} in diff(run, bare)["stages"]
