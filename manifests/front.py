@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -27,16 +28,17 @@ class Verbs(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run; errors a user can cause become one line on stderr and the exit code of their slug."""
         kwargs["standalone_mode"] = False
+        name = kwargs.get("prog_name") or Path(sys.argv[0]).name
         try:
             code = super().main(*args, **kwargs)
         except Refusal as refusal:
-            click.echo(f"{self.name}: {refusal}", err=True)
+            click.echo(f"{name}: {refusal}", err=True)
             sys.exit(refusal.exit_code)
         except click.exceptions.Abort:
-            click.echo(f"{self.name}: stopped; run the same command again to go on", err=True)
+            click.echo(f"{name}: stopped; run the same command again to go on", err=True)
             sys.exit(STOPPED)
         except KeyboardInterrupt:
-            click.echo(f"{self.name}: stopped; run the same command again to go on", err=True)
+            click.echo(f"{name}: stopped; run the same command again to go on", err=True)
             sys.exit(STOPPED)
         except click.ClickException as error:
             error.show()

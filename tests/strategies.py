@@ -27,7 +27,9 @@ def uids(order: "np.ndarray | list[int]") -> np.ndarray:
     return np.array([f"{i:032x}" for i in order], dtype="S32")
 
 
-def unit_pool(z: np.ndarray, order: "np.ndarray | list[int]", columns: dict | None = None, fixed: np.ndarray | None = None, memory: int = 1 << 30) -> Pool:
+def unit_pool(
+    z: np.ndarray, order: "np.ndarray | list[int]", columns: dict | None = None, fixed: np.ndarray | None = None, memory: int = 1 << 30
+) -> Pool:
     """A pool with the vector column "z" and uids in the order `order`."""
     return Pool(uids(order), columns, {"z": Vectors.of(z)}, fixed=fixed, memory=memory)
 

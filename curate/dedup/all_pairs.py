@@ -8,6 +8,7 @@ import pyarrow as pa
 from curate.pool import Column, Edges, Pool, State, VectorName, Verdicts
 from manifests.errors import Refusal
 from manifests.star import first_kept
+from manifests.vectors.forecast import pairs, require
 from manifests.vectors.store import Vectors, float32_error
 from manifests.vectors.tiles import closest, equal_rows, within
 
@@ -41,11 +42,12 @@ def all_pairs(
     max_edges   of each row that many edges to earlier rows at most, the first in keeper order, and the one to its witness: a pool full of look-alikes stays
                 small, and for its crowded rows a replay is approximate
     Cost        n * n / 2 * d multiply-adds in float32, where equal rows count once; 2 n d + 4 n max_edges bytes and 300 MiB at work
-    Errors      bad-value
+    Errors      bad-value, does-not-fit
     """
     if not -1 <= min_cosine <= 1 or edge_margin < 0 or max_edges < 0:
         given = f"min_cosine {min_cosine}, edge_margin {edge_margin}, max_edges {max_edges}"
         raise Refusal("bad-value", "dedup.all_pairs", given, "a cosine from -1 to 1, and no negative margin or count")
+    require("dedup.all_pairs", pairs(len(pool), pool.vectors(vectors).dim, max_edges, pool.memory), pool.memory)
     order = np.lexsort((pool.uid_rank, *[-pool.column(name).astype(np.float64) for name in reversed(prefer)], ~pool.fixed))
     z, fixed = _at_hand(pool.vectors(vectors).subset(order), pool.memory), pool.fixed[order]
     first = equal_rows(z)

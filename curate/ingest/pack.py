@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
-import yaml
 
 from manifests.digest import digest
 from manifests.errors import Refusal

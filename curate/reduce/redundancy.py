@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from curate.pool import Column, Pool, Share, State, VectorName, Verdicts
 from manifests.star import first_kept
+from manifests.vectors.forecast import cover, require
 from manifests.vectors.neighbours import knn
 from manifests.vectors.store import Vectors, float32_error
 from manifests.vectors.tiles import closest, equal_rows, within
@@ -38,11 +39,12 @@ def redundancy(
     keep        how many to keep: a count (10000) or a fraction of the live rows (0 < 0.3 <= 1)
     prefer      columns of numbers; the row with the larger value is the one to keep
     Cost        15 walks of at most n * kept * d multiply-adds in float32; a walk ends as soon as it keeps too many. 2 n d bytes and 200 MiB at work
-    Errors      none of its own
+    Errors      does-not-fit
     """
+    require("reduce.redundancy", cover(len(pool), keep.of(len(pool)), pool.vectors(vectors).dim, pool.memory), pool.memory)
     order = np.lexsort((pool.uid_rank, *[-pool.column(name).astype(np.float64) for name in reversed(prefer)], ~pool.fixed))
     n, fixed, z = len(pool), pool.fixed[order], pool.vectors(vectors).subset(order)
-    if 2 * n * z.dim <= pool.memory // 4:
+    if 2 * n * z.dim <= pool.memory // 4:  # rows that are read again and again then lie side by side
         z = Vectors.of(z.stored(slice(0, n)))
     first = equal_rows(z)
     heads, place = np.unique(first, return_inverse=True)
@@ -105,6 +107,8 @@ def _filled(
     score[added], witness[added] = 1.0, added
     left = np.setdiff1d(gone, added)
     near, at = knn(z.subset(left), z.subset(added), 1)
-    closer = (near[:, 0] > score[left]) | ((near[:, 0] == score[left]) & (added[at[:, 0]] < witness[left])) if len(added) else np.zeros(len(left), bool)
+    closer = (
+        (near[:, 0] > score[left]) | ((near[:, 0] == score[left]) & (added[at[:, 0]] < witness[left])) if len(added) else np.zeros(len(left), bool)
+    )
     score[left[closer]], witness[left[closer]] = near[closer, 0], added[at[closer, 0]]
     return stays, np.where(stays, -1, witness[place]), np.where(stays, np.nan, score[place])

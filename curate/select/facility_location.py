@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.pool import Pool, Share, State, VectorName, Verdicts
+from manifests.vectors.forecast import facility, require
 from manifests.vectors.store import Vectors, float32_error
 from manifests.vectors.tiles import equal_rows
 
@@ -28,9 +29,10 @@ def facility_location(pool: Pool, *, vectors: VectorName, keep: Share) -> Verdic
                 for dropped rows
     Cost        three to five passes of n * n * d multiply-adds in float32 while a pick still moves many rows; then only the similarities above
                 each row's best are held (16 bytes each, at most a quarter of the memory), and a pick costs what it moves. 4 n d bytes.
-    Errors      none of its own
+    Errors      does-not-fit
     """
     n, budget = len(pool), max(keep.of(len(pool)), int(pool.fixed.sum()))
+    require("select.facility_location", facility(n, budget, pool.vectors(vectors).dim, pool.memory), pool.memory)
     order = np.lexsort((pool.uid_rank, ~pool.fixed))
     z = pool.vectors(vectors).subset(order)
     first = equal_rows(z)

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.pool import Pool, Share, State, VectorName, Verdicts
+from manifests.vectors.forecast import farthest, require
 from manifests.vectors.store import Vectors, normalised
 from manifests.vectors.tiles import closest
 
@@ -25,11 +26,12 @@ def kcenter(pool: Pool, *, vectors: VectorName, keep: Share) -> Verdicts:
     Writes      kcenter_rank: int64, order of picking from 0; -1 for dropped rows
     Cost        n * kept * d multiply-adds as matrix products: picks are made among the 1,024 farthest rows as long as nobody else can be farther, then
                 all rows hear of them in one pass. 24 n bytes of memory beside two blocks.
-    Errors      none of its own
+    Errors      does-not-fit
     """
     z = pool.vectors(vectors)
     n = len(z)
     budget = max(keep.of(n), int(pool.fixed.sum()))
+    require("select.kcenter", farthest(n, budget, z.dim), pool.memory)
 
     def pick_some(state: State) -> State:
         rank, best, nearest = state

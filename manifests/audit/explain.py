@@ -196,17 +196,18 @@ def _step(step: dict[str, Any]) -> list[str]:
     lines = [line]
     if "witness" in step:
         lines.append(f"    witness {_witness(step['witness'])}")
-        lines += _wrapped([f"{visible(name)} {number(value)}" for name, value in step.get("pair", {}).items()])
+        lines += _wrapped(step.get("pair", {}))
     if step["verdict"] == "dropped" and step.get("parameters"):
-        lines += _wrapped([f"{visible(name)} {visible(value, 200)}" for name, value in step["parameters"].items()])
-    lines += _wrapped([f"{visible(name)} {number(value)}" for name, value in step.get("columns", {}).items()])
+        lines += _wrapped(step["parameters"])
+    lines += _wrapped(step.get("columns", {}))
     return lines
 
 
-def _wrapped(words: list[str], width: int = 110) -> list[str]:
-    """The words, joined by dots, on indented lines of at most `width` characters."""
+def _wrapped(values: dict[str, Any], width: int = 110) -> list[str]:
+    """Names and values, joined by dots, on indented lines of about `width` characters; a long value is cut."""
     lines: list[str] = []
-    for word in words:
+    for name, value in values.items():
+        word = f"{visible(name)} {visible(number(value), 100)}"
         if lines and len(lines[-1]) + len(word) + 3 <= width:
             lines[-1] += f" · {word}"
         else:

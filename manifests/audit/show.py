@@ -12,6 +12,8 @@ from manifests.run import Run, open_run
 if TYPE_CHECKING:
     import duckdb
 
+CONTROLS = ("control", "anchor")  # questions about the comparison itself, not about what was kept
+
 LAW = """SELECT count(*) AS "rows", count(*) FILTER (status = 'kept') AS kept, count(*) FILTER (status = 'dropped') AS dropped,
        count(*) FILTER (status = 'quarantined') AS quarantined
 FROM ledger"""
@@ -83,7 +85,7 @@ def funnel_of(run: Run, connection: "duckdb.DuckDBPyConnection") -> list[dict[st
 
 def evidence_of(run: Run) -> list[dict[str, Any]]:
     """The verdicts on all tasks together, newest look of each comparison: arm, reference, difference, interval, word."""
-    wanted = ["objective", "arm", "reference", "scope", "task", "look", "diff", "lo", "hi", "margin", "word"]
+    wanted = ["objective", "arm", "reference", "question", "scope", "task", "look", "diff", "lo", "hi", "margin", "word"]
     found = []
     for file in sorted(run.path.glob("evidence/*/verdicts.parquet")):
         rows = pq.read_table(file).to_pylist()
@@ -121,8 +123,11 @@ def text(shown: dict[str, Any]) -> str:
         lines += ["", "quarantined (could not be judged)"]
         lines += rows_of_text([[visible(fault), number(n)] for fault, n in shown["quarantined"].items()], right=frozenset({1}))
     if shown["evidence"]:
+        asked = [row for row in shown["evidence"] if row.get("question") not in CONTROLS]
         lines += ["", "evidence (all tasks together)"]
-        lines += rows_of_text([_evidence_cells(row) for row in shown["evidence"]])
+        lines += rows_of_text([_evidence_cells(row) for row in asked])
+        if len(asked) < len(shown["evidence"]):
+            lines.append(f"  and {len(shown['evidence']) - len(asked)} comparisons of controls and anchors: see the report")
     if shown["damage"]:
         lines += ["", "damaged in the pool"] + [f"  {visible(what, 300)}" for what in shown["damage"]]
     lines += ["", "where things are"]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from manifests.audit.show import LAW, QUARANTINE, WHERE_THEY_WENT, evidence_of
+from manifests.audit.show import CONTROLS, LAW, QUARANTINE, WHERE_THEY_WENT, evidence_of
 from manifests.audit.visible import number, share, visible
 from manifests.report import charts
 from manifests.report.panel import Inquiry, Panel
@@ -37,7 +37,7 @@ def happened(inquiry: Inquiry) -> Panel:
             "text": f"{'✓ The ledger adds up: ' if holds else '✗ The ledger does NOT add up: '}{sentence}",
         },
     ]
-    for row in evidence_of(inquiry.run)[:8]:
+    for row in [row for row in evidence_of(inquiry.run) if row.get("question") not in CONTROLS][:8]:
         if row.get("diff") is not None:
             text = f"{row['word']}: {visible(row.get('arm'), 60)} against {visible(row.get('reference'), 60)} ({visible(row.get('objective'), 40)}), {100 * row['diff']:+.1f} points".replace(
                 "-", "−"

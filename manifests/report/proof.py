@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from manifests.audit.show import CONTROLS
 from manifests.audit.visible import number, visible
 from manifests.report import charts
 from manifests.report.panel import Inquiry, Panel
@@ -33,10 +34,11 @@ ORDER BY folder, {"objective, " if "objective" in there else ""}arm, reference, 
     )
     blocks: list[dict[str, Any]] = [{"kind": "words", "words": [{"word": w, "mark": charts.WORDS[w], "meaning": m} for w, m in MEANINGS.items()]}]
     drawn: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    rows.sort(key=lambda row: row.get("question") in CONTROLS)
     for row in rows:
         if row["diff"] is not None and row["lo"] is not None and row["hi"] is not None:
-            drawn.setdefault((row["folder"], row.get("objective"), row["arm"]), []).append(row)
-    for (_, objective, arm), found in drawn.items():
+            drawn.setdefault((row["folder"], row.get("objective"), row["arm"], row.get("question") in CONTROLS), []).append(row)
+    for (_, objective, arm, control), found in drawn.items():
         found.sort(key=lambda r: (_order(r), str(r["reference"]), r["scope"] != "suite", str(r["task"])))
         lines = []
         for r in found:
@@ -47,8 +49,9 @@ ORDER BY folder, {"objective, " if "objective" in there else ""}arm, reference, 
             )
         name = f"{visible(arm, 40)}, trained with {visible(objective, 40)}" if objective else visible(arm, 40)
         caption = f"{name}: difference in points of accuracy, interval; the band is the margin. Right of zero: {visible(arm, 40)} is ahead."
-        blocks.append({"kind": "chart", "svg": charts.forest(lines, f"{name}: differences"), "caption": caption})
-    sentences = [visible(r["sentence"], 600).replace("`", "") for r in rows if r.get("sentence") and r["scope"] == "suite"]
+        chart = {"kind": "chart", "svg": charts.forest(lines, f"{name}: differences"), "caption": caption}
+        blocks.append({**chart, "folded": f"Controls and anchors of {name}"} if control else chart)
+    sentences = [visible(r["sentence"], 600).replace("`", "") for r in rows if r.get("sentence") and r["scope"] == "suite" and r.get("question") not in CONTROLS]
     if sentences:
         blocks.append({"kind": "list", "name": "In words", "items": sentences})
     head = ["objective", "arm", "reference", "task", "arm's mean", "reference's mean", "difference", "interval", "word", "runs"]
@@ -66,7 +69,7 @@ def _order(row: dict[str, Any]) -> int:
 
 
 def _answer(rows: list[dict[str, Any]]) -> str:
-    said = [r for r in rows if r["scope"] == "suite" and r.get("question") not in ("control", "anchor")]
+    said = [r for r in rows if r["scope"] == "suite" and r.get("question") not in CONTROLS]
     if not said:
         return "No verdict yet."
     parts = [f"{visible(r['arm'], 30)} {r['word']} {'than' if r['word'] in ('better', 'worse', 'not worse') else 'against'} {visible(r['reference'], 30)}"

@@ -80,19 +80,25 @@ def pairs(rows: int, dim: int, max_edges: int, memory: int) -> Forecast:
     tile, held = min(rows, TILE), 2 * rows * dim
     products = rows * (rows + tile) / 2
     copy = held if held <= memory // 4 else 0
-    return Forecast(products * dim, products * 1.5 + 12 * products / tile * dim, FIXED + copy + rows * (80 + 4 * max_edges) + 6 * tile * tile + 8 * tile * dim)
+    return Forecast(
+        products * dim, products * 1.5 + 12 * products / tile * dim, FIXED + copy + rows * (80 + 4 * max_edges) + 6 * tile * tile + 8 * tile * dim
+    )
 
 
 def farthest(rows: int, kept: int, dim: int) -> Forecast:
     """`select.kcenter`."""
     turns = kept / 512 + 8
-    return Forecast(rows * kept * dim * 1.3, rows * kept * 2 + 12 * turns * rows * dim, FIXED + 60 * rows + 4 * TILE * (1024 + 2 * dim) + 24 * 1024 * 1024)
+    return Forecast(
+        rows * kept * dim * 1.3, rows * kept * 2 + 12 * turns * rows * dim, FIXED + 60 * rows + 4 * TILE * (1024 + 2 * dim) + 24 * 1024 * 1024
+    )
 
 
 def facility(rows: int, kept: int, dim: int, memory: int) -> Forecast:
     """`select.facility_location`."""
     passes = 1.5 + 0.5 * np.log2(max(2, min(kept, 32)))
-    return Forecast(passes * rows * rows * dim, 6 * passes * rows * rows, FIXED + 4 * rows * dim + 120 * rows + min(int(0.8 * rows * rows), memory // 4))
+    return Forecast(
+        passes * rows * rows * dim, 6 * passes * rows * rows, FIXED + 4 * rows * dim + 120 * rows + min(int(0.8 * rows * rows), memory // 4)
+    )
 
 
 def cover(rows: int, kept: int, dim: int, memory: int) -> Forecast:

@@ -106,7 +106,7 @@ def _candidates(s_BQ: Tensor, k: int) -> Tensor:
     rows, size = s_BQ.shape
     groups = 2 ** math.ceil(math.log2(2.5 * k))
     depth = size // groups
-    floor_B1 = s_BQ[:, : groups * depth].view(rows, depth, groups).amax(1).kthvalue(groups - k + 1, dim=1, keepdim=True).values
+    floor_B1 = s_BQ[:, : groups * depth].view(rows, depth, groups).amax(1).topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
     row, column = _true_places(s_BQ >= floor_B1)
     count_B = torch.bincount(row, minlength=rows)
     place = torch.arange(len(row), device=row.device) - (count_B.cumsum(0) - count_B)[row]
@@ -124,7 +124,8 @@ def _true_places(mask_BQ: Tensor) -> tuple[Tensor, Tensor]:
     some = words.nonzero()[:, 0]
     place, inside = words[some].view(torch.bool).view(-1, 8).nonzero(as_tuple=True)
     flat = some[place] * 8 + inside
-    return flat // size, flat % size
+    row = flat // size
+    return row, flat - row * size
 
 
 def _append_nearest_positive(

@@ -1,6 +1,6 @@
 """dedup.all_pairs, 200,000 x 512, against the multiply-adds at this machine's float32 matrix rate; and 200,000 identical rows.
 
-    python tests/benchmarks/bench_all_pairs.py [rows]      # CPU seconds and private memory; threads as the environment says
+python tests/benchmarks/bench_all_pairs.py [rows]      # CPU seconds and private memory; threads as the environment says
 """
 
 import resource
@@ -52,7 +52,9 @@ def main() -> None:
         bound = rows * rows / 2 * DIM / rates.multiply_adds
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         guess = pairs(rows, DIM, 16, pool.memory).seconds(rates)
-        print(f"{name:12}{(~found.keep).sum():>10,}{wall:>10.1f}{cpu:>10.1f}{bound:>10.1f}{wall / bound:>8.2f}{guess:>10.1f}{peak:>10,.0f}", flush=True)
+        print(
+            f"{name:12}{(~found.keep).sum():>10,}{wall:>10.1f}{cpu:>10.1f}{bound:>10.1f}{wall / bound:>8.2f}{guess:>10.1f}{peak:>10,.0f}", flush=True
+        )
     print(f"\nprivate memory before: {before / (1 << 20):,.0f} MiB, the vectors' {2 * rows * DIM / (1 << 20):,.0f} MiB in memory among it")
 
 

@@ -1,6 +1,6 @@
 """select.facility_location: 10,000 x 64 -> 1,000 against apricot and submodlib where they are installed, and 50,000 x 256 -> 5,000 beside one similarity pass.
 
-    python tests/benchmarks/bench_facility_location.py [rivals|large]
+python tests/benchmarks/bench_facility_location.py [rivals|large]
 """
 
 import importlib.util
@@ -70,7 +70,9 @@ def large() -> None:
     _, wall, cpu = timed(ours, z, picks)
     one_pass = len(z) ** 2 * 256 / rates.multiply_adds
     print(f"{'50k x 256 -> 5k':16}{'seconds':>10}{'CPU s':>10}{'one pass s':>12}{'ratio':>8}{'forecast':>10}")
-    print(f"{'keepset':16}{wall:>10.1f}{cpu:>10.1f}{one_pass:>12.1f}{wall / one_pass:>8.2f}{facility(len(z), picks, 256, 4 << 30).seconds(rates):>10.1f}")
+    print(
+        f"{'keepset':16}{wall:>10.1f}{cpu:>10.1f}{one_pass:>12.1f}{wall / one_pass:>8.2f}{facility(len(z), picks, 256, 4 << 30).seconds(rates):>10.1f}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """select.kcenter, 50,000 x 256 -> 5,000, against reading all vectors once a pick (what the rule asks for, done plainly).
 
-    python tests/benchmarks/bench_kcenter.py [rows picks]
+python tests/benchmarks/bench_kcenter.py [rows picks]
 """
 
 import sys

@@ -66,7 +66,7 @@ def test_blocks_row_order_and_float32_reach_no_verdict(seed, spread, groups, blo
     fixed = rng.random(150) < 0.05
     uid, order = rng.permutation(150), rng.permutation(150)
     one, _, _ = check(z, uid, threshold, fixed, block)
-    two = all_pairs(unit_pool(z[order], uid[order], fixed=fixed[order], memory=0), vectors="z", min_cosine=threshold)
+    two = all_pairs(unit_pool(z[order], uid[order], fixed=fixed[order]), vectors="z", min_cosine=threshold)
     np.testing.assert_array_equal(one.keep[order], two.keep)
     edges = [sorted(zip(uid[e.a], uid[e.b], e.score, strict=True)) for e in [one.edges]][0]
     assert edges == sorted(zip(uid[order][two.edges.a], uid[order][two.edges.b], two.edges.score, strict=True))
@@ -116,3 +116,13 @@ def test_all_identical_one_row_and_none():
 def test_a_cosine_above_one_is_refused():
     with pytest.raises(Refusal, match="bad-value"):
         all_pairs(unit_pool(np.eye(4), range(4)), vectors="z", min_cosine=1.5)
+
+
+def test_streamed_vectors_give_the_same_and_too_little_memory_is_refused(monkeypatch):
+    z, uid = noisy_unit_vectors(8, 120, 16, 30, 1e-2), np.random.default_rng(0).permutation(120)
+    copied = all_pairs(unit_pool(z, uid), vectors="z", min_cosine=0.99)
+    monkeypatch.setattr(module, "_at_hand", lambda z, memory: z)
+    streamed = all_pairs(unit_pool(z, uid), vectors="z", min_cosine=0.99)
+    np.testing.assert_array_equal(copied.witness, streamed.witness)
+    with pytest.raises(Refusal, match="does-not-fit"):
+        all_pairs(unit_pool(z, uid, memory=1000), vectors="z")

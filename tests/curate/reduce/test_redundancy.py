@@ -69,7 +69,7 @@ def test_blocks_and_row_order_reach_no_verdict(seed, spread, groups, block):
     uid, order = rng.permutation(80), rng.permutation(80)
     one = check(z, uid, Share(fraction=0.4), rng.random(80) < 0.05, block)
     two = redundancy(unit_pool(z[order], uid[order], fixed=(np.random.default_rng(0).random(80) < 0)), vectors="z", keep=Share(fraction=0.4))
-    three = redundancy(unit_pool(z, uid, memory=0), vectors="z", keep=Share(fraction=0.4))
+    three = redundancy(unit_pool(z, uid), vectors="z", keep=Share(fraction=0.4))
     np.testing.assert_array_equal(two.keep, three.keep[order])
     assert one.keep.sum() == two.keep.sum() == 32 and two.threshold == three.threshold
 
@@ -77,7 +77,12 @@ def test_blocks_and_row_order_reach_no_verdict(seed, spread, groups, block):
 def test_prefer_all_identical_one_row_and_more_than_there_are():
     z = np.ones((6, 4)) / 2
     got = redundancy(unit_pool(z, range(6), {"num_pixels": np.array([1, 9, 1, 5, 1, 1])}), vectors="z", keep=Share(count=2), prefer=["num_pixels"])
-    assert np.flatnonzero(got.keep).tolist() == [1, 3] and got.threshold == 1 and (got.score[~got.keep] == 1).all() and (got.witness[~got.keep] == 1).all()
+    assert (
+        np.flatnonzero(got.keep).tolist() == [1, 3]
+        and got.threshold == 1
+        and (got.score[~got.keep] == 1).all()
+        and (got.witness[~got.keep] == 1).all()
+    )
     assert redundancy(unit_pool(z[:1], [0]), vectors="z", keep=Share(fraction=0.1)).keep.all()
     assert redundancy(unit_pool(np.eye(4), range(4)), vectors="z", keep=Share(count=9)).keep.all()
     assert len(redundancy(unit_pool(np.zeros((0, 4)), []), vectors="z", keep=Share(count=9)).keep) == 0

@@ -69,7 +69,12 @@ def test_facility_location_is_plain_greedy_to_the_last_tie(z, strip, sparse, dat
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 999), spread=st.sampled_from([1e-4, 0.1, 1.0]), groups=st.sampled_from([1, 8, 200]), sparse=st.sampled_from([0.0, 0.05, 0.5, 1.0]))
+@given(
+    seed=st.integers(0, 999),
+    spread=st.sampled_from([1e-4, 0.1, 1.0]),
+    groups=st.sampled_from([1, 8, 200]),
+    sparse=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+)
 def test_real_vectors_any_row_order_and_strip(seed, spread, groups, sparse):
     z, rng = noisy_unit_vectors(seed, 200, 12, groups, spread), np.random.default_rng(seed)
     uid, order = rng.permutation(200), rng.permutation(200)
@@ -116,7 +121,9 @@ def test_a_killed_run_goes_on_from_its_state():
         with pytest.raises(Stopped):
             facility_location(pool, vectors="z", keep=Share(count=40))
     pool._keeper = Disk(99)
-    np.testing.assert_array_equal(facility_location(pool, vectors="z", keep=Share(count=40)).columns["facility_location_rank"], whole.columns["facility_location_rank"])
+    np.testing.assert_array_equal(
+        facility_location(pool, vectors="z", keep=Share(count=40)).columns["facility_location_rank"], whole.columns["facility_location_rank"]
+    )
 
 
 def test_all_identical_one_row_and_more_than_there_are():

@@ -34,7 +34,13 @@ def test_ties_go_to_the_smaller_uid(z, k, exclude, data):
 
 
 @settings(max_examples=12, deadline=None)
-@given(seed=st.integers(0, 99), dim=st.sampled_from([3, 40]), groups=st.sampled_from([1, 5, 200]), spread=st.sampled_from([1e-4, 0.02, 1.0]), tile=st.sampled_from([7, 64, 4096]))
+@given(
+    seed=st.integers(0, 99),
+    dim=st.sampled_from([3, 40]),
+    groups=st.sampled_from([1, 5, 200]),
+    spread=st.sampled_from([1e-4, 0.02, 1.0]),
+    tile=st.sampled_from([7, 64, 4096]),
+)
 def test_neither_tiles_nor_crowds_matter(seed, dim, groups, spread, tile):
     """Crowds closer than float32 can tell, sets of more than k equal rows, tiles of any size."""
     v = Vectors.of(noisy_unit_vectors(seed, 300, dim, groups, spread))
