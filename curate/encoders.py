@@ -14,6 +14,9 @@ import hashlib
 import importlib.util
 import json
 import re
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -216,20 +219,32 @@ def _open_clip(parsed: Spec, spec: str) -> Opened:
 
 
 def _or_refuse(make: Callable[[], Any], spec: str) -> Any:
-    """`make()`; a download that cannot be had becomes a refusal."""
+    """`make()`, from the cache alone where the network is not there; weights that cannot be had become a refusal."""
+    from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+    was_offline = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = was_offline or not _is_reachable(constants.ENDPOINT)  # else it would try for most of a minute
     try:
         return make()
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError, RuntimeError) as error:
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Refusal(
-            "no-such-file",
-            "encoder",
-            f"the weights of {spec!r} are neither here nor to be had ({why[:200]})",
-            "",
+            "no-such-file", "encoder", f"the weights of {spec!r} are neither here nor to be had ({why[:200].rstrip('. ')})", "",
             "Give a weight file after the model's name",
-        ) from error
+        ) from error  # fmt: skip
+    finally:
+        constants.HF_HUB_OFFLINE = was_offline
+
+
+def _is_reachable(endpoint: str) -> bool:
+    """Does the name of the weights' host resolve? Behind a proxy nobody can tell: then yes."""
+    if urllib.request.getproxies():
+        return True
+    try:
+        return bool(socket.getaddrinfo(urllib.parse.urlsplit(endpoint).hostname, 443))
+    except OSError:
+        return False
 
 
 def _package_file(model: str) -> Path:

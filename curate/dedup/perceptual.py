@@ -35,8 +35,9 @@ def perceptual(
                 when a kept row is alike (a star, not a chain): `witness` is the kept row with the smallest score, `score` their difference in grey levels,
                 `threshold` max_rms. Keeper order: protected rows, then the larger `prefer` columns, then uid. Protected rows are never dropped.
     Guarantee   every dropped row stands within the threshold of a kept one. Differences are computed in whole numbers: no machine decides otherwise.
-                On photos (planted copies of ten kinds among 968 crops) precision is at least 0.98; what it does not find are crops, borders, text boxes
-                and strong changes of light.
+                Measured: 644 crops of photographs with 2,100 planted copies of 14 kinds: precision 0.999, no photograph lost; 5,936 satellite tiles, most of them
+                ocean: 0.986, one lost. Found are formats, JPEG, scale, turns, mirrors and blur (most of each); not found are crops, borders, text boxes and
+                strong changes of light. Variants made on purpose (game textures that differ in one detail) do look the same: precision 0.92 there
     Source      Zauner 2010 (the hash); the second test is ours: at 28 pixels the hash alone reached 0.86, both tests 0.999
     views       the column of hashes of the eight turns, unturned first: `phash_views` (64 bits) or `phash256_views`
     max_distance   bits, of 64 or 256

@@ -100,9 +100,13 @@ def select(
                 break
         schema = batches[0].schema if batches else reader.schema
     except duckdb.InterruptException as error:
-        raise Refusal("bad-sql", "query", f"ran longer than {seconds:g} s", cure="Ask for less, or call `manifests.query` with more seconds") from error
+        raise Refusal(
+            "bad-sql", "query", f"ran longer than {seconds:g} s", cure="Ask for less, or call `manifests.query` with more seconds"
+        ) from error
     except duckdb.OutOfMemoryException as error:
-        raise Refusal("bad-sql", "query", "needs more memory than it may have", cure="Ask for less, or call `manifests.query` with more memory") from error
+        raise Refusal(
+            "bad-sql", "query", "needs more memory than it may have", cure="Ask for less, or call `manifests.query` with more memory"
+        ) from error
     except (duckdb.Error, RuntimeError) as error:
         raise Refusal("bad-sql", "query", visible(_first_lines(error), 500), "views: " + ", ".join(_views(connection))) from error
     finally:

@@ -131,7 +131,7 @@ def gallery(inquiry: Inquiry, pictures: Pictures) -> Panel:
 
 
 def _sample(inquiry: Inquiry, groups: int) -> list[dict[str, Any]]:
-    """Ledger rows of the samples that get a card, in the order of the funnel, nearest the limit first."""
+    """Ledger rows of the samples that get a card: every reason in turn, in the order of the funnel, each nearest its limit first."""
     half = max(4, min(CARDS_A_REASON, MOST_CARDS // max(groups, 1)) // 2)
     uids: list[str] = []
     for row in inquiry.look_up(SAMPLED.format(half=half)):
@@ -146,7 +146,13 @@ def _sample(inquiry: Inquiry, groups: int) -> list[dict[str, Any]]:
         far = abs(row["score"] - row["threshold"]) if row["score"] is not None and row["threshold"] is not None else float("inf")
         return fate.get(row["status"], 3), order.get(row["drop_stage"], 99), str(row["drop_reason"]), far, row["uid"]
 
-    return sorted(rows, key=place)
+    rows.sort(key=place)
+    turn: dict[tuple[Any, ...], int] = {}
+    for row in rows:
+        reason = place(row)[:3]
+        turn[reason] = turn.get(reason, 0) + 1
+        row["turn"] = turn[reason]
+    return sorted(rows, key=lambda row: row["turn"])  # stable: within a turn the order of the funnel stays
 
 
 def card(inquiry: Inquiry, pictures: Pictures, row: dict[str, Any]) -> dict[str, Any]:

@@ -38,10 +38,10 @@ def happened(inquiry: Inquiry) -> Panel:
         },
     ]
     for row in [row for row in evidence_of(inquiry.run) if row.get("question") not in CONTROLS][:8]:
-        if row.get("diff") is not None:
-            text = f"{row['word']}: {visible(row.get('arm'), 60)} against {visible(row.get('reference'), 60)} ({visible(row.get('objective'), 40)}), {100 * row['diff']:+.1f} points".replace(
-                "-", "−"
-            )
+        if row.get("word") is not None:
+            text = f"{row['word']}: {visible(row.get('arm'), 60)} against {visible(row.get('reference'), 60)} ({visible(row.get('objective'), 40)})"
+            if row.get("diff") is not None and row.get("lo") is not None:
+                text += f", {100 * row['diff']:+.1f} points [{100 * row['lo']:+.1f}, {100 * row['hi']:+.1f}]".replace("-", "−")
             blocks.append({"kind": "word", "word": row["word"], "mark": charts.WORDS.get(row["word"], "quarantined"), "text": text})
     answer = f"Of {rows:,} samples, {law['kept']:,} were kept ({share(law['kept'], rows)})."
     return Panel("happened", "What happened", "What happened?", answer, blocks, inquiry.take())

@@ -51,7 +51,8 @@ ORDER BY folder, {"objective, " if "objective" in there else ""}arm, reference, 
         caption = f"{name}: difference in points of accuracy, interval; the band is the margin. Right of zero: {visible(arm, 40)} is ahead."
         chart = {"kind": "chart", "svg": charts.forest(lines, f"{name}: differences"), "caption": caption}
         blocks.append({**chart, "folded": f"Controls and anchors of {name}"} if control else chart)
-    sentences = [visible(r["sentence"], 600).replace("`", "") for r in rows if r.get("sentence") and r["scope"] == "suite" and r.get("question") not in CONTROLS]
+    said = [r for r in rows if r.get("sentence") and r["scope"] == "suite" and r.get("question") not in CONTROLS]
+    sentences = [f"{visible(r.get('objective'), 40)} · {visible(r['sentence'], 600).replace('`', '')}".removeprefix(" · ") for r in said]
     if sentences:
         blocks.append({"kind": "list", "name": "In words", "items": sentences})
     head = ["objective", "arm", "reference", "task", "arm's mean", "reference's mean", "difference", "interval", "word", "runs"]
@@ -72,9 +73,13 @@ def _answer(rows: list[dict[str, Any]]) -> str:
     said = [r for r in rows if r["scope"] == "suite" and r.get("question") not in CONTROLS]
     if not said:
         return "No verdict yet."
-    parts = [f"{visible(r['arm'], 30)} {r['word']} {'than' if r['word'] in ('better', 'worse', 'not worse') else 'against'} {visible(r['reference'], 30)}"
-             + (f" ({visible(r['objective'], 30)})" if r.get("objective") else "") for r in said[:4]]  # fmt: skip
-    return "; ".join(parts) + (f"; and {len(said) - 4} more." if len(said) > 4 else ".")
+    parts = []
+    for r in said[:4]:
+        arm, reference = visible(r["arm"], 30), visible(r["reference"], 30)
+        by = f" ({visible(r['objective'], 30)})" if r.get("objective") else ""
+        parts.append(f"cannot tell {arm} from {reference}{by}" if r["word"] == "cannot tell" else f"{arm} {r['word']} than {reference}{by}")
+    text = "; ".join(parts) + (f"; and {len(said) - 4} more." if len(said) > 4 else ".")
+    return text[0].upper() + text[1:]
 
 
 def _points(value: float | None) -> str:

@@ -67,7 +67,7 @@
     article.append(pair);
     const why = make("p", "why");
     why.append(make("b", "", card.st === "kept" ? "kept" : `${card.s}: ${card.r}`));
-    const more = [card.c, card.src].filter(Boolean).join(" · ");
+    const more = [card.c, source ? card.src : ""].filter(Boolean).join(" · ");
     if (more) why.append(` · ${more}`);
     article.append(why);
     if (against(card)) article.append(make("p", "score", against(card)));

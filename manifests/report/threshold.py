@@ -59,12 +59,13 @@ def what_if(inquiry: Inquiry) -> Panel | None:
     return Panel("what_if", "What if", "What if the threshold moved?", answer, blocks, inquiry.take())
 
 
-def _grid(lo: float, hi: float, limit: float, whole: bool) -> tuple[float, int, int]:
-    """(width, first edge, last edge) in steps from the limit, so that the limit itself is an edge."""
+def _grid(lo: float, hi: float, limit: float, whole: bool, up: bool) -> tuple[float, int, int]:
+    """(width, first edge, last edge) in steps from the limit, so that the limit itself is an edge; `up`: bins hold their upper edge, not their lower one."""
     lo, hi = min(lo, limit), max(hi, limit)
     width = charts.nice((hi - lo) / (BINS / 2)) if hi > lo else 1.0
     width = max(1.0, width) if whole else width
-    return width, math.floor(round((lo - limit) / width, 9)) - 1, math.ceil(round((hi - limit) / width, 9)) + 1
+    low, high = (round((value - limit) / width, 9) for value in (lo, hi))
+    return (width, math.ceil(low) - 1, math.ceil(high)) if up else (width, math.floor(low), math.floor(high) + 1)
 
 
 def _sides(counts: dict[int, dict[str, int]], names: tuple[str, ...], first: int, last: int, up: bool) -> dict[str, list[int]]:
@@ -73,7 +74,7 @@ def _sides(counts: dict[int, dict[str, int]], names: tuple[str, ...], first: int
 
 
 def _rows(inquiry: Inquiry, stage: str, view: str, about: dict[str, Any], limit: float, high: bool, inclusive: bool) -> list[dict[str, Any]]:
-    width, first, last = _grid(float(about["lo"]), float(about["hi"]), limit, False)
+    width, first, last = _grid(float(about["lo"]), float(about["hi"]), limit, False, high != inclusive)
     up = high != inclusive
     sql = COUNTED.format(view=view, limit=repr(limit), width=repr(width), round="ceil" if up else "floor")
     counts = {row["bin"]: row for row in inquiry.ask(f"scores_of_{stage}", sql)}
@@ -90,7 +91,7 @@ def _pairs(inquiry: Inquiry, stage: str, view: str, limit: float, high: bool, in
     about = inquiry.ask(f"edges_of_{stage}", EDGES.format(view=view))[0]
     if not about["pairs"]:
         return []
-    width, first, last = _grid(float(about["lo"]), float(about["hi"]), limit, bool(about["whole"]))
+    width, first, last = _grid(float(about["lo"]), float(about["hi"]), limit, bool(about["whole"]), high != inclusive)
     up = high != inclusive
     sql = PAIRS.format(view=view, limit=repr(limit), width=repr(width), round="ceil" if up else "floor")
     counts = {row["bin"]: row for row in inquiry.ask(f"pairs_of_{stage}", sql)}

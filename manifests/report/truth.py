@@ -33,8 +33,7 @@ def against_truth(inquiry: Inquiry) -> Panel | None:
     if not truths:
         return None
     cells, headline = [], []
-    for stages, label in _units(inquiry):
-        room = stages[0].split(".")[0] if stages != ["quarantine"] else "quarantine"
+    for stages, room, label in _units(inquiry):
         column = MEANT_FOR.get(room)
         if column is None or column not in truths:
             continue
@@ -111,16 +110,16 @@ def truth_columns(inquiry: Inquiry) -> dict[str, str]:
     return found
 
 
-def _units(inquiry: Inquiry) -> list[tuple[list[str], str]]:
-    """Every decision alone, then rooms with several decisions together, then quarantine."""
+def _units(inquiry: Inquiry) -> list[tuple[list[str], str, str]]:
+    """(stages, room, label): every decision alone, then rooms with several decisions together, then quarantine."""
     names = [stage.id for stage in inquiry.decisions]
-    methods = {stage.id: stage.name for stage in inquiry.decisions}
-    units = [([name], visible(name, 60)) for name in names if methods[name].split(".")[0] in MEANT_FOR]
+    rooms = {stage.id: stage.name.split(".")[0] for stage in inquiry.decisions}
+    units = [([name], rooms[name], visible(name, 60)) for name in names if rooms[name] in MEANT_FOR]
     for room in MEANT_FOR:
-        together = [name for name in names if methods[name].startswith(f"{room}.")]
+        together = [name for name in names if rooms[name] == room]
         if len(together) > 1:
-            units.append((together, f"{room}, together"))
-    return [*units, (["quarantine"], "quarantine")]
+            units.append((together, room, f"{room}, together"))
+    return [*units, (["quarantine"], "quarantine", "quarantine")]
 
 
 def _scored(inquiry: Inquiry, stages: list[str], column: str, test: str, label: str) -> dict[str, Any]:

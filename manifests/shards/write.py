@@ -1,7 +1,6 @@
 """Write the kept samples as WebDataset shards: members copied byte for byte, everything else about the tar fixed, so that a second run writes the same file."""
 
 import json
-import os
 import re
 import tarfile
 from collections import Counter, OrderedDict
@@ -18,15 +17,12 @@ import pyarrow.compute as pc
 from manifests.errors import Refusal
 from manifests.publish import publish, publish_json, publish_table, published_digest
 from manifests.shards.read import ShardReader
-from manifests.shards.walk import walk
 
 __all__ = ["ShardTask", "layout", "write_shard_task", "write_sizes", "written_keys"]
 
 KEY = re.compile(r"(?!__)[A-Za-z0-9_-]+")
 BLOCK = 512
-BUFFER = 8 << 20  # bytes that go to the disk at a time
-SMALL = 4096  # bytes; larger members are not copied together
-MANY_VIEWS = 1000  # of one write
+GATHER = 1 << 20  # bytes that go to the disk at a time
 OPEN_SHARDS = 64  # shards of the pool held open, however many an output shard draws from
 REMOTE_BLOCK = 1 << 18  # samples are drawn in no order, so a remote store is asked for little more than one
 IN_TAR_ONLY = ("content", "shard", "row", "offset", "size", "suffix", "fault", "out_shard", "out_row", "members", "status")
@@ -82,8 +78,9 @@ def write_shard_task(task: ShardTask) -> int:
     if published_digest(beside) == task.digest and task.path.exists() and _counted_bytes(statistics) == task.path.stat().st_size:
         return task.rows.num_rows
     keys = written_keys(task.rows["key"].to_pylist(), task.rows["uid"].to_pylist())
-    publish(task.path, lambda file: _write_tar(file, task, keys))
-    _reopen(task.path, keys)
+    headers: list[tuple[bytes, int]] = []
+    publish(task.path, lambda file: _write_tar(file, task, keys, headers))
+    _reopen(task.path, headers)
     count = task.rows.num_rows
     numbers = {"count": count, "successes": count, "failed_to_download": 0, "failed_to_resize": 0, "status_dict": {"success": count}}
     publish_json(statistics, {**numbers, "bytes": task.path.stat().st_size})
@@ -113,19 +110,19 @@ def _sidecar(rows: pa.Table, keys: list[str]) -> pa.Table:
     return pa.table(columns)
 
 
-def _write_tar(file: IO[bytes], task: ShardTask, keys: list[str]) -> None:
-    """Headers and small members are gathered, large ones go from the pool's map to the disk without a copy in between."""
+def _write_tar(file: IO[bytes], task: ShardTask, keys: list[str], headers: list[tuple[bytes, int]]) -> None:
+    """Write the tar and note each member's header and size."""
     readers: OrderedDict[str, ShardReader] = OrderedDict()
-    views: list[bytes | memoryview] = []
-    small, waiting = bytearray(), 0
+    out = _Gathered(file)
     members = task.rows["members"].combine_chunks()
     parts = zip(*(members.flatten().field(name).to_pylist() for name in ("suffix", "offset", "size")), strict=True)
     counts = pc.list_value_length(members).to_pylist()
     for key, shard, count in zip(keys, task.rows["shard"].to_pylist(), counts, strict=True):
         reader = _opened(readers, task.urls[shard])
         for suffix, offset, size in islice(parts, count):
-            data = reader.payload(offset, size)
-            if len(data) != size:
+            headers.append((_header(f"{key}.{suffix}", size), size))
+            out.put(headers[-1][0])
+            if out.take(reader, offset, size) != size:
                 raise Refusal(
                     "shard-differs",
                     task.urls[shard],
@@ -133,32 +130,43 @@ def _write_tar(file: IO[bytes], task: ShardTask, keys: list[str]) -> None:
                     "the shard that was indexed",
                     "Bring it back, or build again",
                 )
-            small += _header(f"{key}.{suffix}", size)
-            if size < SMALL:
-                small += data
-            else:
-                views += (bytes(small), data)
-                small.clear()
-            small += bytes(-size % BLOCK)
-            waiting += size + BLOCK
-        if waiting >= BUFFER or len(views) >= MANY_VIEWS:
-            _write_all(file, [*views, bytes(small)])
-            views, waiting = [], 0
-            small.clear()
-    _write_all(file, [*views, bytes(small), bytes(2 * BLOCK)])
+            out.put(bytes(-size % BLOCK))
+    out.put(bytes(2 * BLOCK))
+    out.flush()
     for reader in readers.values():
         reader.close()
 
 
-def _write_all(file: IO[bytes], views: "list[bytes | memoryview]") -> None:
-    """Write everything in `views` behind what the file holds; a write that was cut short goes on where it stopped."""
-    file.flush()
-    while views:
-        done = os.writev(file.fileno(), views[:MANY_VIEWS])
-        while views and done >= len(views[0]):
-            done -= len(views.pop(0))
-        if done:
-            views[0] = memoryview(views[0])[done:]
+class _Gathered:
+    """A file that is written a megabyte at a time: large enough for few calls, small enough that what is read is still in the cache when it is written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.view, self.at = file, memoryview(bytearray(GATHER)), 0
+
+    def put(self, data: bytes) -> None:
+        """Append `data`, at most `GATHER` bytes."""
+        if self.at + len(data) > GATHER:
+            self.flush()
+        self.view[self.at : self.at + len(data)] = data
+        self.at += len(data)
+
+    def take(self, reader: ShardReader, offset: int, size: int) -> int:
+        """Append `size` bytes of `reader` from `offset` on; returns how many there were."""
+        done = 0
+        while done < size:
+            if self.at == GATHER or (size - done <= GATHER < self.at + size - done):
+                self.flush()
+            some = min(size - done, GATHER - self.at)
+            count = reader.read_into(self.view[self.at : self.at + some], offset + done)
+            self.at, done = self.at + count, done + count
+            if count < some:
+                break
+        return done
+
+    def flush(self) -> None:
+        """Hand what is gathered to the file."""
+        self.file.write(self.view[: self.at])
+        self.at = 0
 
 
 def _opened(readers: "OrderedDict[str, ShardReader]", url: str) -> ShardReader:
@@ -193,11 +201,19 @@ def _template() -> tuple[bytes, bytes, int]:
     return before, after, sum(before) + sum(b"%011o\0" % 0) + 8 * 0x20 + sum(after)
 
 
-def _reopen(path: Path, keys: list[str]) -> None:
-    """Read the tar's headers back and compare the samples with what was to be written."""
+def _reopen(path: Path, headers: list[tuple[bytes, int]]) -> None:
+    """Read every header back from where it must be, and the two empty blocks and the end behind the last member."""
+    at, found = 0, 0
     with ShardReader(str(path)) as reader:
-        walked = walk(reader)
-    found = list(dict.fromkeys(member.name.split(b".", 1)[0].decode() for member in walked.members))
-    if found != keys or walked.damage:
+        for header, size in headers:
+            found += reader.payload(at, len(header)) == header
+            at += len(header) + -(-size // BLOCK) * BLOCK
+        whole = reader.payload(at, 2 * BLOCK) == bytes(2 * BLOCK) and reader.size == at + 2 * BLOCK
+    if found != len(headers) or not whole:
         cure = "Run the same command again; if it happens twice, check the disk"
-        raise Refusal("broken-record", str(path), f"holds {len(found)} samples where {len(keys)} were written", cure=cure)
+        raise Refusal(
+            "broken-record",
+            str(path),
+            f"holds {found} of the {len(headers)} members that were written" + ("" if whole else ", and another end"),
+            cure=cure,
+        )

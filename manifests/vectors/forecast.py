@@ -77,7 +77,7 @@ def neighbours(queries: int, base: int, dim: int, k: int) -> Forecast:
 
 def pairs(rows: int, dim: int, max_edges: int, memory: int) -> Forecast:
     """`dedup.all_pairs` of rows that all differ."""
-    tile, held = min(rows, TILE), 2 * rows * dim
+    tile, held = max(1, min(rows, TILE)), 2 * rows * dim
     products = rows * (rows + tile) / 2
     copy = held if held <= memory // 4 else 0
     return Forecast(
@@ -103,7 +103,7 @@ def facility(rows: int, kept: int, dim: int, memory: int) -> Forecast:
 
 def cover(rows: int, kept: int, dim: int, memory: int) -> Forecast:
     """`reduce.redundancy`."""
-    tile, held = min(rows, TILE), 2 * rows * dim
+    tile, held = max(1, min(rows, TILE)), 2 * rows * dim
     products = 8 * rows * kept
     copy = held if held <= memory // 4 else 0
     return Forecast(products * dim, products * 1.5 + 12 * products / tile * dim, FIXED + copy + 90 * rows + 6 * tile * tile + 8 * tile * dim)

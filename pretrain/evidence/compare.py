@@ -192,8 +192,8 @@ def _open(plan: Plan, run: Path | None, out: Path | None, seeds: int | None) -> 
     record = {"sets": fixed | {f"pool of {name}": ledger.pool for name, ledger in ledgers.items()}}
     plan = replace(plan, run=default, record=record)
     per_seed = {arm.name: arm.draws_per_seed or _draws(sets[arm.like], ledgers[arm.name]) for arm in plan.arms if arm.drawn and arm.like}
-    count = seeds or plan.seeds
     folder = out or Path(str(default)) / "evidence" / plan.digest[:16]
+    count = max([seeds or plan.seeds, *(row["runs"] for row in read_looks(folder))])  # a look that was taken is not taken back
     return Comparison(plan, folder, count, ledgers, sets, tuple(runs_of(plan, count, per_seed)))
 
 

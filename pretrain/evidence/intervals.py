@@ -264,7 +264,7 @@ def crossed_bootstrap(
             mean = np.zeros((rows.stop - rows.start, n))
             for c, arm, pick in zip(coefficients, arms, picks, strict=True):
                 mean += c * (arm.values[task].mean(-2)[None] if pick is None else pick[rows] @ arm.values[task])
-            weight = rng.multinomial(n, np.full(n, 1 / n), len(mean)) / n
+            weight = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in mean]) / n
             draws[rows] += (weight * mean).sum(1) / num_tasks
     lo, hi = np.quantile(draws, [alpha, 1 - alpha])
     return float(lo), float(hi)

@@ -142,10 +142,27 @@ def _check_arms(of_arms: dict[str, ArmScores], plan: Plan, objective: str) -> No
     for arm in plan.arms:
         if arm.name not in of_arms:
             raise Refusal("bad-scores", f"objective {objective or 'null'}", f"holds nothing of arm {arm.name!r}", "every arm of the plan")
+        same = None if arm.fixed else _copies(of_arms[arm.name])
+        if same is not None:
+            (_, one), (_, other) = (of_arms[arm.name].runs[k] for k in same)
+            given = f"runs {one} and {other} agree on every sample"
+            raise Refusal("bad-scores", f"objective {objective or 'null'}, arm {arm.name}", given, "each run is its own training", "Is one a copy?")
         if (arm.drawn or arm.selector) and any(draw is None for draw, _ in of_arms[arm.name].runs):
             raise Refusal(
                 "bad-scores", f"arm {arm.name}", "draw is null", "a drawn arm says which draw each run used: runs of one draw are not fresh draws"
             )
+
+
+def _copies(of_arm: ArmScores) -> tuple[int, int] | None:
+    """Positions of two runs that agree on every one of a hundred samples or more, not all of one value: no two trainings do."""
+    whole = np.concatenate(list(of_arm.values.values()), axis=-1)
+    if whole.shape[-1] < 100:
+        return None
+    for i in range(len(whole)):
+        for j in range(i):
+            if (whole[i] == whole[j]).all() and whole[i].min() < whole[i].max():
+                return j, i
+    return None
 
 
 def _scope(of_arms: dict[str, ArmScores], plan: Plan, tasks: Sequence[Task], task: Task | None) -> Scope:
@@ -341,7 +358,8 @@ def _cross_checks(row: Verdict, scope: Scope, i: int, j: int, alpha: float) -> N
     if len(scope.weights) >= 5 and len(set(scope.weights)) == 1:
         wide = tasks_as_sample(two, [1, -1], alpha=alpha)
         row.wide_lo, row.wide_hi = float(wide.lo), float(wide.hi)
-    if min(arm.values[0].shape[-2] for arm in two if not arm.fixed) >= 5 and len(set(scope.weights)) == 1:
+    of_kept = row.question not in ("control", "anchor")
+    if of_kept and min(arm.values[0].shape[-2] for arm in two if not arm.fixed) >= 5 and len(set(scope.weights)) == 1:
         row.bootstrap_lo, row.bootstrap_hi = crossed_bootstrap(two, [1, -1], alpha=alpha)
 
 

@@ -33,7 +33,7 @@ def table(verdicts: Path | pa.Table) -> str:
     """The verdicts of an evidence folder (or of its table) as text: per objective the means of the arms, every question with interval and word, and
     the sentences that the kept arms have earned; at the end what the proof cost.
 
-    A star marks a row whose word would be stronger alone, without Holm. Scores are in per cent, differences in points.
+    Controls and anchors are shown on the suite only. A star marks a row whose word would be stronger alone, without Holm. Scores are in per cent, differences in points.
     """
     if isinstance(verdicts, Path):
         path = verdicts / "verdicts.parquet" if verdicts.is_dir() else verdicts
@@ -51,11 +51,11 @@ def table(verdicts: Path | pa.Table) -> str:
 
 def _cost(rows: list[dict[str, Any]]) -> list[str]:
     """What the proof cost, and after how many trainings it pays back."""
-    cost, seconds = rows[0]["proof_cost"], rows[0]["proof_seconds"]
+    cost, seconds = rows[0].get("proof_cost"), rows[0].get("proof_seconds")
     if cost is None:
         return []
     took = f", {span(seconds)} of one thread, tests included" if seconds else ""
-    back = {row["arm"]: row["pays_back"] for row in rows if row["pays_back"] is not None}
+    back = {row["arm"]: row["pays_back"] for row in rows if row.get("pays_back") is not None}
     pays = "".join(f" At equal epochs `{arm}` has paid for it after {math.ceil(after):,} later trainings." for arm, after in back.items())
     return [f"The proof cost {cost:,.1f} trainings on the full pool{took}.{pays}"]
 
@@ -86,6 +86,8 @@ def _questions(rows: list[dict[str, Any]]) -> list[str]:
     interval = f"difference [{100 * level:.4g} %]" if level else "difference"
     lines = [["arm", "against", "on", interval, "word", ""]]
     for row in rows:
+        if row["scope"] == "task" and row["question"] in ("control", "anchor"):
+            continue  # they stand in verdicts.parquet
         star = "*" if row["word"] != row["word_alone"] else ""
         bounds = f" [{points(row['lo'])}, {points(row['hi'])}]" if row["lo"] is not None else ""
         lines.append([row["arm"], row["reference"], row["task"] or "suite", f"{points(row['diff'])}{bounds}", row["word"] + star, _short_note(row)])

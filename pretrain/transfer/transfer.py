@@ -82,10 +82,10 @@ def _features(encoder: Encoder, task: dict[str, Any], known: dict[str, Features]
             known[pool] = features(encoder, pool)
     if not encoder.centred:
         return known[train], known[test]
-    return _centred(known[train], known[test])
+    return centred(known[train], known[test])
 
 
-def _centred(train: Features, test: Features) -> tuple[Features, Features]:
+def centred(train: Features, test: Features) -> tuple[Features, Features]:
     """Raw pixels less the mean training picture; of grey pictures one channel, which is the same information in a third of the time."""
     if all(np.array_equal(part.z[:, 0::3], part.z[:, c::3]) for part in (train, test) for c in (1, 2)):
         train, test = (Features(part.z[:, 0::3], part.label, part.uid) for part in (train, test))

@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from curate.dedup.all_pairs import all_pairs
-from curate.pool import Pool
+from curate.pool import Pool, VectorName
 from manifests.vectors.forecast import measured, pairs
 from manifests.vectors.store import Vectors
 
@@ -47,7 +47,7 @@ def main() -> None:
     for name, vectors in (("photos", z), ("identical", np.broadcast_to(z[0], z.shape))):
         pool = pool_of(np.ascontiguousarray(vectors), uid)
         wall, cpu = time.perf_counter(), time.process_time()
-        found = all_pairs(pool, vectors="z", min_cosine=0.98)
+        found = all_pairs(pool, vectors=VectorName("z"), min_cosine=0.98)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         bound = rows * rows / 2 * DIM / rates.multiply_adds
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

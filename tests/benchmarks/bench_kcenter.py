@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from curate.pool import Pool, Share
+from curate.pool import Pool, Share, VectorName
 from curate.select.kcenter import kcenter
 from manifests.vectors.forecast import farthest, measured
 from manifests.vectors.store import Vectors
@@ -27,7 +27,7 @@ def main() -> None:
         z = (z / np.linalg.norm(z, axis=1, keepdims=True)).astype(np.float16)
         pool = Pool(np.array([f"{i:032x}" for i in rng.permutation(rows)], dtype="S32"), None, {"z": Vectors.of(z)})
         wall, cpu = time.perf_counter(), time.process_time()
-        found = kcenter(pool, vectors="z", keep=Share(count=picks))
+        found = kcenter(pool, vectors=VectorName("z"), keep=Share(count=picks))
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         guess = farthest(rows, picks, DIM).seconds(rates)
         print(f"{name:12}{wall:>10.1f}{cpu:>10.1f}{wall / bound:>8.2f}{guess:>10.1f}{found.threshold:>10.4f}", flush=True)

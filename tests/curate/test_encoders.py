@@ -166,3 +166,13 @@ def test_the_package_gives_real_features():
     assert z.shape == (6, 1280)
     same = [(z[i] @ z[j], i % 4 == j % 4) for i in range(6) for j in range(i)]  # crops i and i + 4 come from one photograph
     assert np.mean([s for s, is_same in same if is_same]) > np.mean([s for s, is_same in same if not is_same])
+
+
+def test_weights_that_cannot_be_had_are_refused_at_once(monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr("curate.encoders._is_reachable", lambda endpoint: False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(Refusal, match=r"resnet10t.*neither here nor to be had.*\[no-such-file\]"):
+        open_encoder("timm:resnet10t")
+    assert not constants.HF_HUB_OFFLINE

@@ -68,7 +68,7 @@ def test_blocks_row_order_and_float32_reach_no_verdict(seed, spread, groups, blo
     one, _, _ = check(z, uid, threshold, fixed, block)
     two = all_pairs(unit_pool(z[order], uid[order], fixed=fixed[order]), vectors="z", min_cosine=threshold)
     np.testing.assert_array_equal(one.keep[order], two.keep)
-    edges = [sorted(zip(uid[e.a], uid[e.b], e.score, strict=True)) for e in [one.edges]][0]
+    edges = sorted(zip(uid[one.edges.a], uid[one.edges.b], one.edges.score, strict=True))
     assert edges == sorted(zip(uid[order][two.edges.a], uid[order][two.edges.b], two.edges.score, strict=True))
 
 

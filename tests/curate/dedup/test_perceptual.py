@@ -161,3 +161,15 @@ def test_an_empty_pool_and_a_pool_of_strangers():
     got = perceptual(picture_pool([png(p) for p in PICTURES]))
     assert got.keep.all()
     assert (got.columns["perceptual_size"] == 1).all()
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [1, 0, 2]])
+def test_the_nearest_kept_row_is_the_witness(order):
+    rng = np.random.default_rng(2)
+    middle = rng.integers(40, 200, (28, 28)).astype(np.uint8)
+    step = np.where(rng.random((28, 28)) < 0.5, 1, -1)
+    files = [png((middle + by * step).astype(np.uint8)) for by in (6, -8, 0)]  # 14 apart from each other, 6 and 8 from the middle
+    got = perceptual(picture_pool(files, order=order), side=28, max_distance=64)
+    assert got.keep.tolist() == [True, True, False]
+    assert got.witness.tolist() == [-1, -1, 0]
+    assert got.score[2] == 6.0

@@ -78,3 +78,11 @@ def test_many_equal_pictures_on_both_sides_are_compared_once():
     got = images(picture_pool(near, evaluations={"test": picture_pool(files)}), against=["test"])
     assert not got.keep.any()
     assert {int(u, 16) for u in got.witness_uid} == {0}  # the smallest uid of equals
+
+
+@pytest.mark.parametrize("order", [[4, 9], [9, 4]])
+def test_a_tie_goes_to_the_smaller_uid(order):
+    tests = [png(PICTURES[0]), png(PICTURES[0][:, ::-1])]  # mirrored: other pixels, the same difference
+    got = images(picture_pool([jpeg(PICTURES[0], 70)], evaluations={"test": picture_pool(tests, order=order)}), against=["test"])
+    assert got.reason.tolist() == ["near_leak"]
+    assert int(got.witness_uid[0], 16) == 4

@@ -86,7 +86,7 @@ def test_real_vectors_any_row_order_and_strip(seed, spread, groups, sparse):
     np.testing.assert_array_equal(one.columns["facility_location_gain"][order], two.columns["facility_location_gain"])
     np.testing.assert_array_equal(one.score[order], two.score)
     np.testing.assert_array_equal(one.witness[order], np.where(two.witness >= 0, order[two.witness], -1))
-    if spread == 1.0 or groups == 200:  # elsewhere gains differ by less than the grid
+    if spread == 1.0:  # elsewhere gains differ by less than the grid
         assert picks_of(one) == picks
 
 
@@ -97,10 +97,8 @@ def test_a_killed_run_goes_on_from_its_state():
         pass
 
     class Disk:
-        kept: dict = {}
-
-        def __init__(self, left):
-            self.left = left
+        def __init__(self, left, kept):
+            self.left, self.kept = left, kept
 
         def load(self, name):
             return self.kept.get(name)
@@ -115,12 +113,13 @@ def test_a_killed_run_goes_on_from_its_state():
             return True
 
     whole = facility_location(unit_pool(z, range(150)), vectors="z", keep=Share(count=40))
+    kept = {}
     for left in (5, 20):
         pool = unit_pool(z, range(150))
-        pool._keeper = Disk(left)
+        pool._keeper = Disk(left, kept)
         with pytest.raises(Stopped):
             facility_location(pool, vectors="z", keep=Share(count=40))
-    pool._keeper = Disk(99)
+    pool._keeper = Disk(99, kept)
     np.testing.assert_array_equal(
         facility_location(pool, vectors="z", keep=Share(count=40)).columns["facility_location_rank"], whole.columns["facility_location_rank"]
     )

@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import tarfile
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -122,7 +124,7 @@ def test_a_tar_that_lost_its_end_is_written_again(tmp_path):
 
 def test_rows_come_from_many_shards_in_any_order(tmp_path, monkeypatch):
     monkeypatch.setattr(write, "OPEN_SHARDS", 2)
-    monkeypatch.setattr(write, "BUFFER", 100)
+    monkeypatch.setattr(write, "GATHER", 2048)
     parts, urls = [], {}
     for number in range(5):
         rows, url = ledger_rows(tmp_path, [(f"{number}x{i}.jpg".encode(), bytes([number, i]) * 50) for i in range(4)], name=f"p{number}")
@@ -160,13 +162,38 @@ def test_a_pool_that_became_shorter_is_refused(tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_disk_that_lies_is_found_out(tmp_path, monkeypatch):
+@pytest.mark.parametrize("spoil", [lambda b: b[:-512], lambda b: b + b"x", lambda b: b.replace(b"b-1.jpg", b"b-2.jpg"), lambda b: b[:512] + b[1024:]])
+def test_a_disk_that_lies_is_found_out(tmp_path, monkeypatch, spoil):
     rows, urls = ledger_rows(tmp_path)
-    honest = write._header
-    monkeypatch.setattr(write, "_header", lambda name, size: honest(name.replace("b-1", "b-2"), size))
+    honest = write.publish
+
+    def lying(path, write_file):
+        honest(path, write_file)
+        path.write_bytes(spoil(path.read_bytes()))
+
+    monkeypatch.setattr(write, "publish", lying)
     with pytest.raises(Refusal, match=r"\[broken-record\]"):
         write_shard_task(task(tmp_path / "out", rows, urls))
     assert not (tmp_path / "out" / "00000.parquet").exists()
+
+
+@pytest.mark.parametrize("gather", [4096, 5000, 1 << 16])
+def test_the_size_of_writes_does_not_reach_the_file(tmp_path, monkeypatch, gather):
+    rows, urls = ledger_rows(tmp_path)
+    write_shard_task(task(tmp_path / "one", rows, urls))
+    monkeypatch.setattr(write, "GATHER", gather)
+    honest = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda handle, views, offset: honest(handle, [views[0][:777]], offset))  # and reads that are cut short go on
+    write_shard_task(task(tmp_path / "two", rows, urls))
+    assert (tmp_path / "one" / "00000.tar").read_bytes() == (tmp_path / "two" / "00000.tar").read_bytes()
+
+
+def test_a_remote_pool_gives_the_same_shards(tmp_path):
+    rows, urls = ledger_rows(tmp_path)
+    fsspec.filesystem("memory").pipe("/far/00000.tar", (tmp_path / "00000.tar").read_bytes())
+    write_shard_task(task(tmp_path / "near", rows, urls))
+    write_shard_task(task(tmp_path / "far", rows, {"s/00000": "memory://far/00000.tar"}))
+    assert (tmp_path / "near" / "00000.tar").read_bytes() == (tmp_path / "far" / "00000.tar").read_bytes()
 
 
 def test_sizes_and_open_clip_read_them(tmp_path):

@@ -155,6 +155,9 @@ def test_more_seeds_are_the_same_comparison_at_the_next_look(plan):
     assert compare(plan(), seeds=5, runner=Lab()) == folder
     looks = [json.loads(line) for line in (folder / "looks.jsonl").read_text().splitlines()]
     assert [(r["runs"], r["alpha"]) for r in looks] == [(3, 0.025), (5, 0.025)]
+    before = (folder / "verdicts.parquet").read_bytes()
+    compare(plan(), runner=Lab())  # the plan's three seeds again: the look at five is not taken back
+    assert (folder / "verdicts.parquet").read_bytes() == before
 
 
 def test_another_margin_is_another_folder_that_trains_nothing_again(plan):

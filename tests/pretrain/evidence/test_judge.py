@@ -276,6 +276,16 @@ def test_a_bad_table_is_refused_by_its_row(tmp_path, change, words):
     assert refused.value.slug == "bad-scores"
 
 
+def test_a_copied_run_is_refused(tmp_path):
+    made = table_of(ARMS, n=200, seed=1)
+    values, run, arm = (made[c].to_pylist() for c in ("value", "run", "arm"))
+    copy = [v for v, r, a in zip(values, run, arm, strict=True) if a == "kept" and r == 0]
+    start = next(i for i, (r, a) in enumerate(zip(run, arm, strict=True)) if a == "kept" and r == 2)
+    values[start : start + 200] = copy
+    with pytest.raises(Refusal, match="arm kept: runs 0 and 2 agree on every sample"):
+        judge(written(tmp_path, made.set_column(7, "value", pa.array(values)))[0], plan=tmp_path / "plan.yaml")
+
+
 def test_columns_and_files_are_checked(tmp_path):
     scores, plan = written(tmp_path, table_of(ARMS, n=40))
     pq.write_table(pq.read_table(scores).drop_columns(["value"]), scores)

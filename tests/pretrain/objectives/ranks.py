@@ -35,7 +35,7 @@ def made(name: str, parameters: dict, dtype: torch.dtype = torch.float64) -> nn.
 
     torch.manual_seed(3)
     make = getattr(importlib.import_module(f"pretrain.objectives.{name}"), name)
-    objective = make(TinyBackbone(), Setting(num_classes=3, smallest_arm=200, steps=10, batch=16), **parameters)
+    objective = make(TinyBackbone(), Setting(num_classes=4, smallest_arm=200, steps=10, batch=16), **parameters)
     without_batch_norm(objective)
     return objective.to(dtype)
 
@@ -43,7 +43,9 @@ def made(name: str, parameters: dict, dtype: torch.dtype = torch.float64) -> nn.
 def batch(step: int) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
     random = torch.Generator().manual_seed(step)
     views = [torch.rand(16, 3, 4, 4, generator=random, dtype=torch.float64) for _ in range(2)]
-    return views, torch.randint(0, 3, (16,), generator=random), torch.randint(0, 12, (16,), generator=random)
+    labels, uids = torch.randint(0, 3, (16,), generator=random), torch.randint(0, 12, (16,), generator=random)
+    labels[15], uids[15] = 3, 99  # the only one of its class: the ranks judge unequal numbers of queries
+    return views, labels, uids
 
 
 def gradients(objective: nn.Module, rank: int, ranks: int, steps: int = 3) -> tuple[float, list[torch.Tensor]]:
@@ -57,26 +59,30 @@ def gradients(objective: nn.Module, rank: int, ranks: int, steps: int = 3) -> tu
     return loss.item(), [p.grad for p in objective.parameters() if p.grad is not None]
 
 
-def worker(rank: int, port: int, name: str, parameters: dict, out: str) -> None:
+def worker(rank: int, port: int, cases: list[tuple[str, dict]], out: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    loss, grads = gradients(made(name, parameters), rank, 2)
-    for value in [total := torch.tensor(loss), *grads]:
-        torch.distributed.all_reduce(value)
-        value /= 2
+    found = {}
+    for name, parameters in cases:
+        loss, grads = gradients(made(name, parameters), rank, 2)
+        for value in [total := torch.tensor(loss, dtype=torch.float64), *grads]:
+            torch.distributed.all_reduce(value)
+            value /= 2
+        found[name] = {"loss": total, "grads": grads}
     if rank == 0:
-        torch.save({"loss": total, "grads": grads}, out)
+        torch.save(found, out)
     torch.distributed.destroy_process_group()
 
 
-def two_ranks(name: str, parameters: dict, folder: Path) -> dict:
+def two_ranks(cases: list[tuple[str, dict]], folder: Path) -> dict:
+    """Of each case the average over two ranks: {loss, grads}."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     out = str(folder / "rank0.pt")
-    workers = [context.Process(target=worker, args=(rank, port, name, parameters, out)) for rank in (0, 1)]
+    workers = [context.Process(target=worker, args=(rank, port, cases, out)) for rank in (0, 1)]
     for process in workers:
         process.start()
     for process in workers:

@@ -7,11 +7,16 @@ from tests.pretrain.objectives.ranks import gradients, made, two_ranks
 CASES = [("look", {"k": 5, "queue": 64}), ("simclr", {}), ("cross_entropy", {"projector": True})]
 
 
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    return two_ranks(CASES, tmp_path_factory.mktemp("ranks"))
+
+
 @pytest.mark.parametrize(("name", "parameters"), CASES, ids=[c[0] for c in CASES])
-def test_two_ranks_give_the_gradient_of_the_whole_batch(name, parameters, tmp_path):
+def test_two_ranks_give_the_gradient_of_the_whole_batch(name, parameters, ranks):
     loss, grads = gradients(made(name, parameters), 0, 1)
 
-    found = two_ranks(name, parameters, tmp_path)
+    found = ranks[name]
 
     assert found["loss"].item() == pytest.approx(loss, abs=1e-6)
     assert len(grads) == len(found["grads"]) >= 4

@@ -7,7 +7,8 @@ import pytest
 
 from manifests.errors import Refusal
 from pretrain.transfer import transfer
-from pretrain.transfer.features import features, open_encoder
+from pretrain.transfer.features import Features, features, open_encoder
+from pretrain.transfer.transfer import centred
 from tests.pretrain.pictures import digit_pngs, digits, write_pool
 
 
@@ -38,7 +39,18 @@ def test_one_score_a_task_and_labelled_decodable_test_sample(pools):
     assert chosen["digits-linear"]["mean"] > 0.8 and chosen["digits-knn"]["mean"] > 0.85
 
 
-def test_raw_pixels_are_centred_by_training_pixels_alone(pools):
+def test_centring_takes_the_training_mean_from_both_and_one_channel_of_grey_pictures(pools):
+    encoder = open_encoder("pixels:8", "cpu", 0)
+    train, test = (features(encoder, str(pools / name)) for name in ("train", "test"))
+    one, two = centred(train, test)
+    assert one.z.shape[1] == 64
+    np.testing.assert_allclose(one.z.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(two.z, test.z[:, ::3] - train.z[:, ::3].mean(0), atol=1e-6)
+    colour = Features(np.random.default_rng(0).random((5, 12), np.float32), train.label[:5], train.uid[:5])
+    assert centred(colour, colour)[0].z.shape == (5, 12)
+
+
+def test_raw_pixels_are_the_pictures(pools):
     encoder = open_encoder("pixels:8", "cpu", 0)
     z = features(encoder, str(pools / "train"))
     picture = np.repeat(digits()[0][0][:, :, None], 3, 2).reshape(-1) / 255
