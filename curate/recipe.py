@@ -169,7 +169,7 @@ def _stage(item: Any, where: str, chosen: dict[tuple[str, str], Any]) -> Resolve
     if name not in STAGES:
         raise Refusal("unknown-stage", where, f"there is no stage {name!r}", f"the stages: {', '.join(STAGES)}", "`curate stages` describes them")
     if given is not None and not isinstance(given, dict):
-        raise Refusal("bad-recipe", where, f"the parameters of {name} are {given!r}", "a mapping: `{name: value}`")
+        given = {_first_parameter(name, given, where): given}
     given = dict(given or {})
     common = {key: given.pop(key, None) for key in COMMON}
     stage_id = common["as"] or name
@@ -182,6 +182,13 @@ def _stage(item: Any, where: str, chosen: dict[tuple[str, str], Any]) -> Resolve
         if common[key] is not None and (not isinstance(common[key], str) or STAGES[name].kind == MEASURE):
             raise Refusal("bad-value", f"{where}: {name}", f"{key}: {common[key]!r}", "text, for a decision")
     return ResolvedStage(stage_id, name, check(load(name, "curate"), given, f"{where}: {name}"), common["within"], common["protect"])
+
+
+def _first_parameter(name: str, given: Any, where: str) -> str:
+    """The parameter that a bare value stands for: the first one (`- keep.where: "blur > 80"`). Raises `Refusal` [bad-recipe] where the stage has none."""
+    for parameter in parameters(load(name, "curate")):
+        return parameter
+    raise Refusal("bad-recipe", where, f"the parameters of {name} are {given!r}", "it has none")
 
 
 def _shards(given: Any, where: str) -> dict[str, Any] | None:

@@ -49,7 +49,8 @@ def test_shipped_recipes_are_sound(name):
         (GOOD.replace("dedup.exact", "dedup.exakt"), "unknown-stage", "r.yaml:5"),
         (GOOD.replace("keep: 0.5", "keep: 1.5"), "bad-value", "r.yaml:6"),
         (GOOD.replace("keep: 0.5", "keap: 0.5"), "unknown-parameter", "r.yaml:6"),
-        (GOOD.replace("{as: copies}", "[1]"), "bad-recipe", "r.yaml:5"),
+        (GOOD.replace("{as: copies}", "[1]"), "bad-value", "r.yaml:5"),
+        (GOOD.replace("measure.exact_hash:", "measure.exact_hash: 3"), "bad-recipe", "r.yaml:4"),
         (GOOD.replace("as: copies", "as: 7"), "bad-value", "r.yaml:5"),
         (GOOD.replace("within: label", "within: 3"), "bad-value", "r.yaml:6"),
         (GOOD + "  - dedup.exact: {as: copies}\n", "bad-recipe", ""),
@@ -74,3 +75,9 @@ def test_evaluate_inserts_leakage_and_its_measures():
     assert recipe.stages[2].parameters["against"] == ["pools/test"]
     off = parse_recipe(GOOD + "evaluate: [pools/test]\nleakage: off\n", "r.yaml")
     assert "leakage.images" not in [s.name for s in off.stages]
+
+
+def test_a_bare_value_is_the_first_parameter():
+    short = parse_recipe('format: 1\nstages:\n  - keep.where: "width > 3"\n', "r.yaml")
+    long = parse_recipe('format: 1\nstages:\n  - keep.where: {keep: "width > 3"}\n', "r.yaml")
+    assert short.yaml() == long.yaml()

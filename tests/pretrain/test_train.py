@@ -1,6 +1,10 @@
 import json
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +68,37 @@ def test_n_steps_stop_n_steps_gives_the_bits_of_2n_steps(name, shards, tmp_path,
     assert rows(whole) == rows(parts) and len(rows(whole)) == 10
     assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
     assert not (parts / "state.pt").exists()
+
+
+def test_a_killed_process_goes_on_to_the_same_bits(shards, tmp_path):
+    """kill -9 as soon as the first state is there, whatever the process is doing by then."""
+    given = config(shards, tmp_path / "parts", "cross_entropy", checkpoint_every=2, samples_seen=1600, workers=1)
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps(given))
+    started = subprocess.Popen(
+        [sys.executable, "-c", "from pretrain.cli import main; main()", "train", str(path)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    limit = time.monotonic() + 120
+    while not (tmp_path / "parts" / "state.pt").exists() and started.poll() is None and time.monotonic() < limit:
+        time.sleep(0.01)
+    started.kill()
+    assert started.wait() == -signal.SIGKILL
+
+    parts = train(given, quiet=True)
+    whole = train(config(shards, tmp_path / "whole", "cross_entropy", samples_seen=1600), quiet=True)
+
+    assert rows(whole) == rows(parts) and len(rows(whole)) == 50
+    assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["look", "cross_entropy", "simclr"])
+def test_a_gpu_trains_in_mixed_precision_to_a_falling_loss(name, shards, tmp_path):
+    out = train(config(shards, tmp_path / "a", name, device="cuda", samples_seen=3200), quiet=True)
+    losses = [row["loss"] for row in rows(out)]
+    assert np.isfinite(losses).all() and np.mean(losses[-10:]) < np.mean(losses[:10])
+    assert all(value.dtype in (torch.float32, torch.int64) for value in load_file(out / "model.safetensors").values())
 
 
 def test_a_metrics_file_ahead_of_its_state_is_cut(shards, tmp_path, monkeypatch):

@@ -112,3 +112,11 @@ def test_values_out_of_range_are_refused(given):
     with pytest.raises(Refusal, match=r"\[unknown-parameter\]"):
         check_views({"solarise": 1.0}, "views")
     assert check_views({}, "views")["crop"] == (0.4, 1.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_view_is_the_same_on_a_gpu():
+    images, uids, turns = batch()
+    there = augment(images.cuda(), uids.cuda(), turns.cuda(), 0, 5, **EVERYTHING).cpu()
+    torch.testing.assert_close(there, augment(images, uids, turns, 0, 5, **EVERYTHING), atol=2e-3, rtol=0)
