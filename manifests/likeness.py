@@ -173,8 +173,12 @@ def differences(left: Pictures, a: np.ndarray, right: Pictures, b: np.ndarray, *
 
 def _squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(k,) int64: sums of squared differences, exact."""
-    difference = (a.astype(np.int32) - b).reshape(len(a), a[0].size if len(a) else 0)
-    return np.einsum("ij,ij->i", difference, difference, dtype=np.int64, casting="same_kind")
+    width = a[0].size if len(a) else 0
+    if a.dtype == np.uint8 and width * 255**2 < 1 << 31:
+        small = (a.astype(np.int16) - b).reshape(len(a), width).astype(np.int32)
+        return np.einsum("ij,ij->i", small, small).astype(np.int64)
+    difference = (a.astype(np.int64) - b).reshape(len(a), width)
+    return np.einsum("ij,ij->i", difference, difference)
 
 
 def turn_pixels(pixels: np.ndarray, turn: int) -> np.ndarray:
