@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curate.pool import Batch, Columns
+from curate.pool import Batch, Columns, FilePath
 from curate.recipe import ResolvedStage
 from curate.stages import STAGES
 from manifests.digest import digest, file_digest
@@ -49,8 +49,9 @@ class Measured:
 
 
 def stage_key(stage: ResolvedStage, identity: str = "") -> dict[str, Any]:
-    """What makes a stage's values: name, version, parameters, and an encoder's identity."""
-    return {"stage": stage.name, "version": STAGES[stage.name].version, "parameters": stage.plain()[stage.name], "encoder": identity}
+    """What makes a stage's values: name, version, parameters, an encoder's identity, and the content of files that it is given."""
+    files = {path: _digest_of(path, *(file_signature(path) or [0, 0])) for path in stage.reads(FilePath) if file_signature(path)}
+    return {"stage": stage.name, "version": STAGES[stage.name].version, "parameters": stage.plain()[stage.name], "encoder": identity, "files": files}
 
 
 def index_digest(input_digest: str) -> str:

@@ -13,12 +13,12 @@ import pyarrow as pa
 
 from manifests import images
 from manifests.errors import Refusal
-from manifests.signature import Column, Expression, PoolPaths, VectorName
+from manifests.signature import Column, Expression, FilePath, PoolPaths, VectorName
 
 if TYPE_CHECKING:
     from manifests.vectors.store import Vectors
 
-__all__ = ["Batch", "Column", "Columns", "Edges", "Expression", "Pool", "PoolPaths", "Share", "State", "VectorName", "Verdicts"]
+__all__ = ["Batch", "Column", "Columns", "Edges", "Expression", "FilePath", "Pool", "PoolPaths", "Share", "State", "VectorName", "Verdicts"]
 
 Columns = dict[str, "np.ndarray | pa.Array"]  # name -> one value a row; (b, d) float16 is a vector column
 State = tuple[np.ndarray, ...]

@@ -161,10 +161,10 @@ def differences(left: Pictures, a: np.ndarray, right: Pictures, b: np.ndarray, *
     per_block = (side // COARSE) ** 2
     sums = _squares(left.blocks.sum((1, 2))[a], right.blocks.sum((1, 2))[b]) / side**2  # no turn changes the mean colour or the contrast
     spread = 3 * side * side * (left.contrast[a] - right.contrast[b]) ** 2
-    open_ = np.flatnonzero(sums + spread * (1 - 1e-9) <= most + 1e-3)
+    unsure = np.flatnonzero(sums + spread * (1 - 1e-9) <= most + 1e-3)
     for turn in range(TURNS if turned else 1):
-        bound = _squares(left.blocks[a[open_]], turn_pixels(right.blocks[b[open_]], turn)) / per_block
-        near = open_[bound <= most[open_]]
+        bound = _squares(left.blocks[a[unsure]], turn_pixels(right.blocks[b[unsure]], turn)) / per_block
+        near = unsure[bound <= most[unsure]]
         if len(near):
             best[near] = np.minimum(best[near], _squares(left.pixels[a[near]], turn_pixels(right.pixels[b[near]], turn)))
     score = np.sqrt(best / (3 * side * side)) * np.where(best == 0, 1.0, stretch)

@@ -14,6 +14,7 @@ from manifests.errors import Refusal
 Column = NewType("Column", str)  # the name of a column that an earlier stage or the pool writes
 VectorName = NewType("VectorName", str)  # the name of a vector column
 Expression = NewType("Expression", str)  # a SQL expression over columns
+FilePath = NewType("FilePath", str)  # a file whose content reaches the verdict, and so the digest
 PoolPaths = NewType("PoolPaths", list)  # evaluation pools: folders with a pool.yaml
 
 
@@ -97,8 +98,8 @@ def _plain(kind: Any) -> Any:
 
 def describe(kind: Any) -> str:
     """A type for a reader: "a number", "one of far, near"."""
-    if kind in (Column, VectorName, Expression, PoolPaths):
-        return {Column: "a column's name", VectorName: "the name of a vector column", Expression: "a SQL expression", PoolPaths: "a list of pools"}[
+    if kind in (Column, VectorName, Expression, PoolPaths, FilePath):
+        return {FilePath: "a file", Column: "a column's name", VectorName: "the name of a vector column", Expression: "a SQL expression", PoolPaths: "a list of pools"}[
             kind
         ]
     origin = get_origin(kind)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from curate.pool import Column, Pool, Verdicts
+from curate.pool import Column, FilePath, Pool, Verdicts
 from manifests.errors import Refusal
 
 REASONS = ("listed", "not_listed")
@@ -23,7 +23,7 @@ def list(
     pool: Pool,
     *,
     ids: builtins.list[str] | None = None,
-    file: str | None = None,
+    file: FilePath | None = None,
     by: Column = Column("uid"),  # noqa: B008
     listed: Literal["keep", "drop"] = "keep",
     reason: str | None = None,

@@ -146,10 +146,10 @@ def _make_views(connection: "duckdb.DuckDBPyConnection", run: Run) -> list[str]:
     for stage in run.stages:
         files = [str(run.part(stage.id, shard).resolve()) for shard in shards]
         name = view_name(stage.id)
-        if name in names or not files or not all(os.path.isfile(f) for f in files):
+        if name.lower() in names or not files or not all(os.path.isfile(f) for f in files):
             continue
         columns = [c for c in pq.read_schema(files[0]).names if c.lower() != "uid"]
-        names.add(name)
+        names.add(name.lower())
         allowed += files
         _view(
             connection, name, f"SELECT l.uid, p.* FROM (SELECT uid FROM ledger) l POSITIONAL JOIN (SELECT {_names(columns)} FROM {_files(files)}) p"

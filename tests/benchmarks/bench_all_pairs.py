@@ -43,7 +43,7 @@ def main() -> None:
     z, uid = photos(rng, rows), rng.permutation(rows)
     before, rates = private_bytes(), measured()
     print(f"float32 matrix rate {rates.multiply_adds / 1e9:.0f} G multiply-adds/s\n")
-    print(f"{'pool':12}{'dropped':>10}{'seconds':>10}{'CPU s':>10}{'bound s':>10}{'ratio':>8}{'forecast':>10}{'peak MiB':>10}")
+    print(f"{'pool':12}{'dropped':>10}{'seconds':>10}{'CPU s':>10}{'bound s':>10}{'ratio':>8}{'CPU ratio':>11}{'forecast':>10}{'peak MiB':>10}")
     for name, vectors in (("photos", z), ("identical", np.broadcast_to(z[0], z.shape))):
         pool = pool_of(np.ascontiguousarray(vectors), uid)
         wall, cpu = time.perf_counter(), time.process_time()
@@ -53,7 +53,8 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         guess = pairs(rows, DIM, 16, pool.memory).seconds(rates)
         print(
-            f"{name:12}{(~found.keep).sum():>10,}{wall:>10.1f}{cpu:>10.1f}{bound:>10.1f}{wall / bound:>8.2f}{guess:>10.1f}{peak:>10,.0f}", flush=True
+            f"{name:12}{(~found.keep).sum():>10,}{wall:>10.1f}{cpu:>10.1f}{bound:>10.1f}{wall / bound:>8.2f}{cpu / bound:>11.2f}{guess:>10.1f}{peak:>10,.0f}",
+            flush=True,
         )
     print(f"\nprivate memory before: {before / (1 << 20):,.0f} MiB, the vectors' {2 * rows * DIM / (1 << 20):,.0f} MiB in memory among it")
 

@@ -22,7 +22,7 @@ def main() -> None:
     clouds = rng.normal(size=(500, DIM))[rng.integers(0, 500, rows)] * 2 + rng.normal(size=(rows, DIM)) * rng.random((rows, 1))
     bound = picks * rows * DIM * 2 / rates.bytes
     print(f"bandwidth {rates.bytes / 1e9:.1f} GB/s: {picks:,} passes over {rows:,} x {DIM} float16 take {bound:.1f} s\n")
-    print(f"{'vectors':12}{'seconds':>10}{'CPU s':>10}{'ratio':>8}{'forecast':>10}{'radius':>10}")
+    print(f"{'vectors':12}{'seconds':>10}{'CPU s':>10}{'ratio':>8}{'CPU ratio':>11}{'forecast':>10}{'radius':>10}")
     for name, z in (("gaussian", rng.normal(size=(rows, DIM))), ("clouds", clouds), ("identical", np.ones((rows, DIM)))):
         z = (z / np.linalg.norm(z, axis=1, keepdims=True)).astype(np.float16)
         pool = Pool(np.array([f"{i:032x}" for i in rng.permutation(rows)], dtype="S32"), None, {"z": Vectors.of(z)})
@@ -30,7 +30,7 @@ def main() -> None:
         found = kcenter(pool, vectors=VectorName("z"), keep=Share(count=picks))
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         guess = farthest(rows, picks, DIM).seconds(rates)
-        print(f"{name:12}{wall:>10.1f}{cpu:>10.1f}{wall / bound:>8.2f}{guess:>10.1f}{found.threshold:>10.4f}", flush=True)
+        print(f"{name:12}{wall:>10.1f}{cpu:>10.1f}{wall / bound:>8.2f}{cpu / bound:>11.2f}{guess:>10.1f}{found.threshold:>10.4f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -229,3 +229,14 @@ def test_a_run_as_a_python_object(home):
     assert len(kept) == run.info["counts"]["kept"]
     assert kept[0]["image"].dtype == np.uint8
     assert run.explain("000034")["sample"]["uid"] == run.find("000034")["uid"]
+
+
+def test_a_changed_list_file_decides_anew(home, tmp_path):
+    names = tmp_path / "drop.txt"
+    names.write_text("000001\n")
+    recipe = tmp_path / "list.yaml"
+    recipe.write_text(f"format: 1\nstages:\n  - keep.list: {{file: {names}, by: key, listed: drop, reason: asked for by its owner}}\nshards: false\n")
+    assert build(home, "listed", recipe=recipe).find("000001")["drop_reason"] == "listed"
+    names.write_text("000004\n")
+    run = build(home, "listed", recipe=recipe)
+    assert (run.find("000001")["status"], run.find("000004")["status"]) == ("kept", "dropped")

@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-import pytest
+import pyarrow as pa
 
 from manifests.audit.diff import diff, text
 from manifests.run import open_run
@@ -61,7 +61,19 @@ def test_other_pools_are_joined(run: Path, other_run: Path, copied, tmp_path: Pa
     assert "different samples" in text(apart)
 
 
-@pytest.mark.parametrize("decisions", [False])
-def test_a_stage_that_only_one_has(run: Path, tmp_path: Path, decisions: bool) -> None:
-    bare = tiny_run(tmp_path, decisions=decisions)
+def test_another_stage_with_the_same_reason_is_a_move(run: Path, copied) -> None:
+    moved = copied()
+    for file in open_run(moved).ledger_files():
+        rewrite(file, lambda t: renamed(t, "dedup.exact", "dedup.other"))
+    found = diff(run, moved)
+    assert [(m["stage_old"], m["stage_new"]) for m in found["moved"]] == [("dedup.exact", "dedup.other")] and told(found) == by_hand(run, moved)
+
+
+def renamed(table, old: str, new: str):  # type: ignore[no-untyped-def]
+    names = pa.array([new if n == old else n for n in table["drop_stage"].to_pylist()]).dictionary_encode()
+    return table.set_column(table.column_names.index("drop_stage"), "drop_stage", names)
+
+
+def test_a_stage_that_only_one_has(run: Path, tmp_path: Path) -> None:
+    bare = tiny_run(tmp_path, decisions=False)
     assert {"stage": "dedup.exact", "only_in": "old"} in diff(run, bare)["stages"]

@@ -57,6 +57,7 @@ def test_python_variables_are_out_of_reach(run: Path) -> None:
     with pytest.raises(Refusal):
         query(run, "SELECT * FROM secret")
     assert secret.num_rows == 1
+    assert query(run, "SELECT current_setting('python_enable_replacements') AS on")["on"].to_pylist() == [False]
 
 
 @pytest.mark.parametrize("sql", ["FROM ledger", "WITH k AS (FROM ledger) SELECT count(*) FROM k", "VALUES (1)", "SELECT 1;", "DESCRIBE ledger"])

@@ -8,6 +8,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from manifests.audit.query import connect, select
@@ -159,7 +160,28 @@ def none_kept(run: Path) -> Path:
     return run
 
 
-@pytest.mark.parametrize("change", [emptied, all_kept, none_kept])
+def odd_numbers_and_witnesses(run: Path) -> Path:
+    """Scores that are no numbers, witnesses that are missing, themselves, or no uid at all, a uid twice."""
+
+    def odd(table: pa.Table) -> pa.Table:
+        n = table.num_rows
+        uid = table["uid"].to_pylist()
+        columns = {
+            "score": pa.array([(float("nan"), float("inf"), -0.0, 1e300)[i % 4] for i in range(n)]),
+            "threshold": pa.array([(1.0, float("-inf"), float("nan"))[i % 3] for i in range(n)]),
+            "witness": pa.array([("f" * 32, uid[i], "'; DROP TABLE ledger;--", None)[i % 4] for i in range(n)], pa.string()),
+            "uid": pa.array([uid[0], uid[0], *uid[2:]]),
+        }
+        for name, values in columns.items():
+            table = table.set_column(table.column_names.index(name), name, values)
+        return table
+
+    for file in run.glob("ledger/*.parquet"):
+        rewrite(file, odd)
+    return run
+
+
+@pytest.mark.parametrize("change", [emptied, all_kept, none_kept, odd_numbers_and_witnesses])
 def test_odd_runs_have_a_page(copied, change) -> None:
     assert "<h1>" in report(change(copied())).read_text()
 
