@@ -55,7 +55,7 @@ def hash_views(fields: np.ndarray, side: int) -> np.ndarray:
     basis = _cosines(fields.shape[1], side)
     low = np.matmul(basis, fields @ basis.T)  # (b, side, side): vertical by horizontal frequency
     odd = np.where(np.arange(side) % 2, -1.0, 1.0)
-    flips = np.stack([low, low * odd, low * odd, low * odd * odd[:, None]], axis=1)
+    flips = np.stack([low, low * odd, low * odd[:, None], low * odd * odd[:, None]], axis=1)
     middle = (side * side - 1) // 2  # an odd number of coefficients votes, so the median is one of them
     median = np.partition(flips.reshape(len(fields), 4, -1)[:, :, 1:], middle, axis=2)[:, :, middle]
     bits = flips > median[:, :, None, None]

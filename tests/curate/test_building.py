@@ -208,7 +208,7 @@ def test_strict_writes_everything_and_then_refuses(home):
 
 def test_shard_order_on_disk_does_not_matter(home, tmp_path):
     pool = write_pool(tmp_path / "pool")
-    text = (pool / "pool.yaml").read_text().replace("shards/{00000..00002}.tar", "[shards/00002.tar, shards/00000.tar, shards/00001.tar]")
+    text = (pool / "pool.yaml").read_text().replace('"shards/{00000..00002}.tar"', "[shards/00002.tar, shards/00000.tar, shards/00001.tar]")
     (pool / "pool.yaml").write_text(text)
     run = curate.build(home / "recipe.yaml", pool=str(pool), out=tmp_path / "run", workers=1, quiet=True, device="cpu")
     assert run.info["counts"] == open_run(home / "run").info["counts"]
