@@ -1,6 +1,7 @@
 """Hashes that differ in few bits when two pictures look alike, for a picture and its seven turned and mirrored views."""
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +46,8 @@ def mean_fields(gray: np.ndarray) -> np.ndarray:
     """(h, w) uint8 to (64, 64) float64 whole numbers: the exact mean grey of each field times 256, rounded half up. A field may cut through pixels."""
     high, wide = gray.shape
     kind = np.float32 if high * wide * 255 < 1 << 24 else np.float64  # sums stay whole numbers that the type holds exactly
-    down, across = _overlaps(high).astype(kind, copy=False), _overlaps(wide).astype(kind, copy=False)
+    down: Any = _overlaps(high).astype(kind, copy=False)
+    across: Any = _overlaps(wide).astype(kind, copy=False)
     sums = down @ (gray.astype(kind) @ across.T)
     return ((sums.astype(np.int64) * 512 + high * wide) // (2 * high * wide)).astype(np.float64)
 

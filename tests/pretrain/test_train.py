@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 import manifests.publish
 from manifests.errors import Refusal
 from pretrain.backbones import load_backbone
-from pretrain.train import train
+from pretrain.samples import open_samples
+from pretrain.train import Loop, train
 from tests.pretrain.pictures import digit_pngs, write_shards
 
 
@@ -246,3 +247,12 @@ def test_two_trainings_on_one_folder_are_refused(shards, tmp_path):
     done.set()
     holder.join()
     train(config(shards, tmp_path / "a", samples_seen=64), quiet=True)
+
+
+def test_defaults_follow_from_the_smallest_arm_of_the_comparison(shards, tmp_path):
+    settings = {"objective": {"name": "look"}, "samples_seen": 64, "backbone": "timm:test_resnet", "resolution": 16, "batch": 32}
+    settings |= {"optimizer": {}, "views": {}, "seed": 0}
+    samples = open_samples([shards])
+    for smallest_arm, queue in ((None, 64), (50, 16)):
+        objective = Loop(settings | {"smallest_arm": smallest_arm}, samples, tmp_path, "cpu")._objective()
+        assert objective.bank.size == queue

@@ -298,6 +298,9 @@ def test_cut_anywhere_what_is_whole_stays(cut, tmp_path_factory):
     complete = [w for w, end in zip(whole, ends, strict=True) if end <= at]
     assert healthy[: len(complete)] == complete
     assert len(healthy) - len(complete) <= 1  # cut between the members of one sample
+    assert all(
+        member in row["members"] for row, ours in zip(whole, healthy, strict=False) for member in ours["members"]
+    )  # a cut member is never healthy
     if at < ends[-1]:
         assert found.damage or not at
 

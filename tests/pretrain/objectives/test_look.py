@@ -209,3 +209,12 @@ def test_sizes_follow_from_the_smallest_arm(smallest_arm, num_classes, expected)
 def test_values_out_of_range_are_refused(given):
     with pytest.raises(Refusal, match=r"out of range.*\[bad-value\]"):
         look(TinyBackbone(), Setting(3, 200, 10, 16), **given)
+
+
+def test_without_a_projector_the_vote_is_on_the_backbones_features():
+    objective = look(TinyBackbone(), Setting(3, 200, 10, 16), projector=False, k=4, queue=64)
+    views, labels, uids = batch(0)
+    objective([v.float() for v in views], labels, uids)[0].backward()
+    assert objective.bank.z.shape == (64, TinyBackbone.width)
+    assert {name.split(".")[0] for name, p in objective.named_parameters() if p.requires_grad} == {"backbone"}
+    assert look(TinyBackbone(), Setting(4, 200, 10, 16), queue=64).k == 8  # k follows the queue that is given
