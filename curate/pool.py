@@ -74,12 +74,17 @@ class Batch:
     def pixels(self, min_side: int | None = None, gray: bool = False) -> list[np.ndarray | None]:
         """Decoded rows: (h, w, 3) uint8 RGB, or (h, w) when `gray`; None where a row has a fault.
 
-        min_side    decode a JPEG at the smallest DCT scale whose shorter side is still at least this; None = full scale.
+        min_side    colour: decode a JPEG at the smallest DCT scale whose shorter side is still at least this; None = full scale.
+                    Grey: the full-scale picture, shrunk by the largest whole number that leaves this much, so that one decode serves all.
                     Pictures that are smaller, and other formats, come at full scale.
         """
         found = self._decoded.get((min_side, gray))
         if found is None:
-            found = [_decoded(payload, min_side, gray) for payload in self.payloads]
+            if gray:
+                self.pixels()
+                found = [item if isinstance(item, str) else images.shrink(item, min_side) for item in self._decoded[None, False]]
+            else:
+                found = [_decoded(payload, min_side) for payload in self.payloads]
             self._decoded[min_side, gray] = found
         for row, item in enumerate(found):
             if isinstance(item, str):
@@ -87,12 +92,12 @@ class Batch:
         return [None if isinstance(item, str) else item for item in found]
 
 
-def _decoded(payload: Any, min_side: int | None, gray: bool) -> "np.ndarray | str":
+def _decoded(payload: Any, min_side: int | None) -> "np.ndarray | str":
     """The pixels, or the slug of what is wrong."""
     try:
         if payload is None:
             raise images.Undecodable("no_payload")
-        return images.decode(payload, min_side=min_side, gray=gray)
+        return images.decode(payload, min_side=min_side)
     except images.Undecodable as error:
         return error.reason
 

@@ -88,7 +88,7 @@ def _write_shards(
     with Progress("writing shards", len(order), "samples", options.events, options.quiet) as progress:
         for task, written in zip(tasks, map_tasks(write_shard_task, tasks, workers=options.workers), strict=True):
             sizes[task.path.name] = written
-            outputs += [task.path, task.path.with_suffix(".parquet")]
+            outputs += [task.path, task.path.with_suffix(".parquet"), task.path.with_name(f"{task.path.stem}_stats.json")]
             progress.advance(written)
     write_sizes(folder / "sizes.json", sizes)
     _remove_stale(folder, outputs)
@@ -107,7 +107,7 @@ def _remove_stale(folder: Path, outputs: list[Path]) -> None:
     """Shards of an earlier recipe that this run does not write."""
     keep = {p.stem for p in outputs}
     for path in sorted(folder.glob("*")) if folder.is_dir() else []:
-        if path.stem.split("_")[0] not in keep and path.name != "sizes.json":
+        if path.stem not in keep and path.name != "sizes.json":
             path.unlink()
     if not outputs and (folder / "sizes.json").exists():
         (folder / "sizes.json").unlink()

@@ -70,7 +70,7 @@ def publish_json(path: Path, value: Any) -> None:
 def publish_table(path: Path, table: pa.Table, digest: str, bloom: str | None = None) -> None:
     """Publish `table` as Parquet (zstd, row groups of 20,480), with `digest` in its footer and a bloom filter on column `bloom`."""
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), DIGEST_KEY: digest.encode()})
-    options: dict[str, Any] = {"compression": "zstd", "row_group_size": ROW_GROUP, "write_page_index": True, "store_schema": True}
+    options: dict[str, Any] = {"compression": "zstd", "row_group_size": ROW_GROUP, "write_page_index": True, "write_page_checksum": True}
     if bloom and table.num_rows:
         options["bloom_filter_options"] = {bloom: {"ndv": ROW_GROUP, "fpp": 0.01}}
     publish(path, lambda file: pq.write_table(table, file, **options))

@@ -99,9 +99,13 @@ def _plain(kind: Any) -> Any:
 def describe(kind: Any) -> str:
     """A type for a reader: "a number", "one of far, near"."""
     if kind in (Column, VectorName, Expression, PoolPaths, FilePath):
-        return {FilePath: "a file", Column: "a column's name", VectorName: "the name of a vector column", Expression: "a SQL expression", PoolPaths: "a list of pools"}[
-            kind
-        ]
+        return {
+            FilePath: "a file",
+            Column: "a column's name",
+            VectorName: "the name of a vector column",
+            Expression: "a SQL expression",
+            PoolPaths: "a list of pools",
+        }[kind]
     origin = get_origin(kind)
     if origin is Literal:
         return "one of " + ", ".join(str(v) for v in get_args(kind))

@@ -18,6 +18,7 @@ from manifests.errors import Refusal
 from pretrain.samples import Samples, shard_reader
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+AHEAD = 64 << 20  # bytes of pictures that a loader may be ahead, where two batches are not more
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Pictures:
         self.workers = (0 if fits else min(8, max(1, (multiprocessing.cpu_count() or 2) - 1))) if workers is None else workers
         self._loaders: list[tuple[multiprocessing.process.BaseProcess, Connection]] = []
         self._memory: SharedMemory | None = None
+        self._slot, self._ahead = 0, 2  # bytes of a batch, batches asked of each loader ahead of time
 
     def __enter__(self) -> Self:
         return self
@@ -147,7 +149,7 @@ class Pictures:
         ordered = np.zeros(len(self.samples), bool)  # asked for already; batches return in order, so it will be there
         ended, sent = False, 0
         while True:
-            while not ended and len(pending) < 2 * self.workers:
+            while not ended and len(pending) < self._ahead * self.workers:
                 batch = next(plan, None)
                 if batch is None:
                     ended = True
@@ -169,7 +171,8 @@ class Pictures:
     def _send(self, ticket: int, rows: np.ndarray, batch: int) -> None:
         if not self._loaders:
             self._slot = batch * self.side * self.side * 3
-            self._memory = SharedMemory(create=True, size=self._slot * 2 * self.workers)
+            self._ahead = max(2, min(8, AHEAD // self._slot))
+            self._memory = SharedMemory(create=True, size=self._slot * self._ahead * self.workers)
             context = multiprocessing.get_context("spawn")
             for _ in range(self.workers):
                 ours, theirs = context.Pipe()
@@ -178,7 +181,7 @@ class Pictures:
                 theirs.close()
                 self._loaders.append((process, ours))
         with _living_loader():
-            self._loaders[ticket % self.workers][1].send((self._slot * (ticket % (2 * self.workers)), *self._places(rows)))
+            self._loaders[ticket % self.workers][1].send((self._slot * (ticket % (self._ahead * self.workers)), *self._places(rows)))
 
     def _receive(self, ticket: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         assert self._memory is not None
@@ -188,7 +191,7 @@ class Pictures:
             raise Refusal(
                 "does-not-fit", "loader", "a loader process died; was it stopped for want of memory?", "", "Use fewer workers, or `workers: 0`"
             ) from error
-        start = self._slot * (ticket % (2 * self.workers))
+        start = self._slot * (ticket % (self._ahead * self.workers))
         pictures = np.ndarray((len(rows), *self.shape), np.uint8, self._memory.buf, start)
         return rows, pictures.copy() if self.cache is None else pictures, bad
 

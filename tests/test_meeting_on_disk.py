@@ -9,7 +9,9 @@ from pretrain.samples import open_samples
 from pretrain.train import train
 from tests.small_pool import write_pool
 
-RECIPE = "format: 1\nstages:\n  - measure.exact_hash:\n  - dedup.exact:\n  - select.stratified: {keep: 20, by: label}\nshards: {samples_per_shard: 8}\n"
+RECIPE = (
+    "format: 1\nstages:\n  - measure.exact_hash:\n  - dedup.exact:\n  - select.stratified: {keep: 20, by: label}\nshards: {samples_per_shard: 8}\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,9 @@ def test_a_trained_model_is_the_next_encoder(run, tmp_path):
     }  # fmt: skip
     model = train(config, quiet=True)
     recipe = tmp_path / "r.yaml"
-    recipe.write_text(f'format: 1\nstages:\n  - measure.vectors: {{encoder: "checkpoint:{model}", as: mine}}\n  - select.kcenter: {{vectors: mine, keep: 10}}\nshards: false\n')
+    recipe.write_text(
+        f'format: 1\nstages:\n  - measure.vectors: {{encoder: "checkpoint:{model}", as: mine}}\n  - select.kcenter: {{vectors: mine, keep: 10}}\nshards: false\n'
+    )
     found = curate.build(recipe, pool=run.pool.folder(), out=tmp_path / "run", workers=1, quiet=True, device="cpu")
     assert found.info["counts"]["kept"] == 10
     shard = found.pool.shards[0]

@@ -34,9 +34,7 @@ def shards(source: str, *, to: Path, name: str | None = None, licence: str | Non
         raise Refusal("bad-pool", source, "a shard's name holds `{`, `}` or `::`", "names without them", "Rename that file")
     claim(to, source)
     columns, notes = _columns([Shard(group, Path(url).stem, url) for group, urls in groups.items() for url in urls])
-    write_pool_yaml(
-        to, name=name or to.resolve().name, sources=listed, columns=columns, licence=licence, source=source
-    )
+    write_pool_yaml(to, name=name or to.resolve().name, sources=listed, columns=columns, licence=licence, source=source)
     pool = open_pool(to)
     metadata = list((Path(source) / "metadata").glob("*.parquet"))
     if metadata:  # DataComp keeps its scores apart from the shards

@@ -50,6 +50,7 @@ def verify(run: Path | str, *, deep: bool = False) -> dict[str, Any]:
         findings += _parts(opened, ledger, checked)
         findings += _witnesses(opened, stages, ledger)
         findings += _selection(opened, ledger)
+        findings += _outputs(opened)
         findings += check_shards(opened, ledger, deep, checked)
     errors = any(finding["severity"] == "error" for finding in findings)
     return {
@@ -301,6 +302,20 @@ def _selection(run: Run, ledger: pa.Table) -> list[Finding]:
         return []
     text = f"holds {len(found):,} ids that are not the {len(ours):,} kept of the ledger ({digest(found)[:8]}, not {digest(wanted)[:8]})"
     return [finding("broken-record", file, text)]
+
+
+def _outputs(run: Run) -> list[Finding]:
+    """Every file that `run.json` lists is there and as long as it was."""
+    found, root = [], run.path.resolve()
+    for name, size in run.info.get("outputs", {}).items():
+        file = (root / name).resolve()
+        if not file.is_relative_to(root):
+            found.append(finding("broken-record", run.path / "run.json", f"lists {visible(name, 120)}, which lies outside the run"))
+        elif not file.is_file():
+            found.append(finding("broken-record", run.path / name, "is missing"))
+        elif file.stat().st_size != size:
+            found.append(finding("broken-record", run.path / name, f"has {file.stat().st_size:,} bytes, run.json says {size:,}"))
+    return found
 
 
 def as_id(text: str) -> bool:

@@ -51,21 +51,29 @@ def main() -> None:
         plan = list(itertools.islice(batches(samples, 0, BATCH, Position()), STEPS + 2))
         memory = np.zeros((len(samples), 28, 28, 3), np.uint8)
         best = {"pool": 0.0, "memory": 0.0}
-        cpu = {"pool": np.inf, "memory": np.inf}
+        cpu, idle = ({"pool": np.inf, "memory": np.inf} for _ in range(2))
         for _ in range(TURNS):
             for name in best:
                 with Pictures(samples, 28, workers=1) as reader:
                     source = reader.fetch(iter(plan)) if name == "pool" else ((b, memory[b.rows]) for b in plan)
-                    for step, (planned, found) in enumerate(source):
+                    waited = 0.0
+                    for step in range(len(plan)):
+                        asked = time.perf_counter()
+                        planned, found = next(source)
+                        waited += time.perf_counter() - asked
                         if step == 2:  # the loader has started
-                            wall, spent = time.perf_counter(), time.process_time()
+                            wall, spent, waited = time.perf_counter(), time.process_time(), 0.0
                         loop._step(objective, search, 0, planned, found, reader)
-                    best[name] = max(best[name], BATCH * (STEPS - 1) / (time.perf_counter() - wall))
+                    seconds = time.perf_counter() - wall
+                    best[name] = max(best[name], BATCH * (STEPS - 1) / seconds)
                     cpu[name] = min(cpu[name], (time.process_time() - spent) / (BATCH * (STEPS - 1)))
+                    idle[name] = min(idle[name], waited / seconds)
     print(
         f"pool {best['pool']:,.0f} images/s, tensor in memory {best['memory']:,.0f} images/s: ratio {best['pool'] / best['memory']:.3f} (bound: at least 0.9)"
     )
-    print(f"CPU of the training process: {cpu['memory'] / cpu['pool']:.3f} of it is the step itself")
+    print(
+        f"CPU of the training process: {cpu['memory'] / cpu['pool']:.3f} of it is the step itself; {idle['pool']:.1%} of the wall is waiting for pictures"
+    )
 
 
 if __name__ == "__main__":

@@ -302,7 +302,7 @@ def tiny_run(
     publish_json(run / "run.json", {
         "format": FORMAT, "keepset": "0.1.0", "pool": {"name": "tiny", "path": str(pool), "digest": digest("pool", seed)}, "seed": seed,
         "recipe_digest": digest("recipe", radius, min_share), "stages": stages, "counts": counts, "evaluations": where,
-        "packages": {"numpy": np.__version__, "pyarrow": pa.__version__}, "damage": [],
+        "outputs": {"selection.npy": (run / "selection.npy").stat().st_size}, "packages": {"numpy": np.__version__, "pyarrow": pa.__version__}, "damage": [],
     })  # fmt: skip
     return run
 
