@@ -272,7 +272,7 @@ def _finish(
     recipe: Recipe, pool: PoolDescription, frame: Frame, counts: dict, root: Path, options: Options, damage: list[str], frames: dict[str, Frame]
 ) -> Run:
     stages = [("measure.index", MEASURE), *((s.id, s.kind) for s in recipe.stages if s.name != "measure.index")]
-    totals, outputs = finish(recipe, frame, stages, root, options)
+    totals, outputs = finish(recipe, frame, stages, root, workers=options.workers, quiet=options.quiet)
     inputs = {"": frame.inputs, **{path: f.inputs for path, f in frames.items()}}
     names = evaluation_names(evaluation_paths(recipe))
     records = [_record("measure.index", "measure.index", MEASURE, {}, frame, counts)]

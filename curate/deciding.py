@@ -135,7 +135,7 @@ def decide(stage: ResolvedStage, frame: Frame, setting: Setting) -> dict[str, An
         rows = np.flatnonzero(frame.live)
         verdicts, unjudged = _verdicts(stage, frame, setting, rows, frame.root / "scratch" / made_of[:32])
         _check(stage, verdicts, unjudged)
-        table = _table(verdicts, unjudged, frame.uid(frame.live), stage, {path: other.root.name for path, other in setting.evaluations.items()})
+        table = _table(verdicts, unjudged, frame.uid(frame.live), stage)
         if verdicts.edges is not None:
             _publish_edges(frame, stage, verdicts.edges, frame.uid(frame.live), made_of)
         position = np.full(len(frame.live), -1, np.int64)
@@ -227,6 +227,7 @@ def _evaluation_pool(stage: ResolvedStage, frame: Frame, setting: Setting) -> Po
         stage=stage.id,
         memory=setting.memory,
         read_payloads=frame.payload_reader(rows),
+        name=frame.root.name,
     )
 
 
@@ -304,8 +305,8 @@ def _check(stage: ResolvedStage, verdicts: Verdicts, unjudged: np.ndarray) -> No
     assert not unjudged[dropped].any()
 
 
-def _table(verdicts: Verdicts, unjudged: np.ndarray, uid: np.ndarray, stage: ResolvedStage, pools: dict[str, str]) -> pa.Table:
-    """The verdict part's columns for the live rows; evaluation pools go by their names, not their paths."""
+def _table(verdicts: Verdicts, unjudged: np.ndarray, uid: np.ndarray, stage: ResolvedStage) -> pa.Table:
+    """The verdict part's columns for the live rows."""
     text = np.char.decode(uid, "ascii").astype(object)
     witness = np.full(len(uid), None, object)
     assert verdicts.witness is not None and verdicts.witness_uid is not None and verdicts.witness_pool is not None
@@ -313,7 +314,7 @@ def _table(verdicts: Verdicts, unjudged: np.ndarray, uid: np.ndarray, stage: Res
     witness[has] = text[verdicts.witness[has]]
     other = np.array([w is not None and w != "" and w == w for w in verdicts.witness_uid], bool)
     witness[other] = [w.decode() if isinstance(w, bytes) else str(w) for w in verdicts.witness_uid[other]]
-    own_pool = np.array([pools.get(p, p) if there else None for p, there in zip(verdicts.witness_pool, other, strict=True)], object)
+    own_pool = np.where(other, verdicts.witness_pool, None)
     reason = [None if kept else why for kept, why in zip(verdicts.keep, verdicts.reason, strict=True)]
     threshold = np.where(unjudged, np.nan, np.asarray(verdicts.threshold, np.float64))
 

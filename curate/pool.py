@@ -161,6 +161,7 @@ class Pool:
     fixed           (n,) bool: protected rows, kept first, counted in the budget, first in keeper order
     seed            the recipe's seed; use `rng`
     memory          bytes that the decision may use
+    name            of an evaluation pool: what the ledger calls it
     """
 
     def __init__(
@@ -178,7 +179,9 @@ class Pool:
         read_payloads: Callable[[np.ndarray], Iterator[Any]] | None = None,
         evaluations: "dict[str, Pool] | None" = None,
         device: str = "cpu",
+        name: str = "",
     ) -> None:
+        self.name = name
         self.uid = np.asarray(uid, dtype="S32")
         self._table = columns if isinstance(columns, pa.Table) else pa.table(columns or {})
         self._vectors = vectors or {}

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +19,10 @@ from manifests.progress import Progress
 from manifests.schema import DROPPED, KEPT, QUARANTINED
 from manifests.shards.write import ShardTask, layout, write_shard_task, write_sizes
 
-if TYPE_CHECKING:
-    from curate.building import Options
 
-OUT_COLUMNS = ["uid", "key", "source_uid", "label", "label_name", "caption", "weight", "out_shard", "out_row", "shard", "row", "status"]
-
-
-def finish(recipe: Recipe, frame: Frame, stages: list[tuple[str, str]], root: Path, options: "Options") -> tuple[dict[str, int], dict[str, int]]:
+def finish(
+    recipe: Recipe, frame: Frame, stages: list[tuple[str, str]], root: Path, *, workers: int, quiet: bool
+) -> tuple[dict[str, int], dict[str, int]]:
     """Write ledger, selection and shards; returns the run's counts, and the size in bytes of every output file."""
     made_of = digest("ledger", frame.chain, stages, [frame.digests[s] for s, _ in stages], recipe.shards, recipe.seed)
     kept = int(frame.live.sum())
@@ -57,7 +53,7 @@ def finish(recipe: Recipe, frame: Frame, stages: list[tuple[str, str]], root: Pa
                 "at least one kept",
                 f"`manifests query {root} …` shows why; set `shards: false` for a ledger without shards",
             )
-        outputs += _write_shards(frame, files, order, out_shard, root, options, made_of)
+        outputs += _write_shards(frame, files, order, out_shard, root, made_of, workers, quiet)
     else:
         _remove_stale(root / "shards", [])
     return totals, {str(p.relative_to(root)): p.stat().st_size for p in outputs}
@@ -73,7 +69,7 @@ def _identities(files: list[Path]) -> list[str]:
 
 
 def _write_shards(
-    frame: Frame, files: list[Path], order: np.ndarray, out_shard: np.ndarray, root: Path, options: "Options", made_of: str
+    frame: Frame, files: list[Path], order: np.ndarray, out_shard: np.ndarray, root: Path, made_of: str, workers: int, quiet: bool
 ) -> list[Path]:
     kept = _kept_rows(frame, files)
     urls = {s.id: s.url for s in frame.shards}
@@ -85,8 +81,8 @@ def _write_shards(
         tasks.append(ShardTask(folder / f"{number:05d}.tar", rows, urls, digest(made_of, number)))
     sizes: dict[str, int] = {}
     outputs: list[Path] = []
-    with Progress("writing shards", len(order), "samples", options.events, options.quiet) as progress:
-        for task, written in zip(tasks, map_tasks(write_shard_task, tasks, workers=options.workers), strict=True):
+    with Progress("writing shards", len(order), "samples", root / "events.jsonl", quiet) as progress:
+        for task, written in zip(tasks, map_tasks(write_shard_task, tasks, workers=workers), strict=True):
             sizes[task.path.name] = written
             outputs += [task.path, task.path.with_suffix(".parquet"), task.path.with_name(f"{task.path.stem}_stats.json")]
             progress.advance(written)

@@ -48,7 +48,7 @@ def images(
         other = pool.evaluation(path)
         found, row, exact = pool.once(f"pool-{number}", lambda other=other: _closest(pool, other, hash, views, *limits))  # type: ignore[misc]
         closer = (found < score) | (exact.astype(bool) & ~is_exact)
-        score[closer], is_exact[closer], source[closer] = found[closer], exact[closer], path
+        score[closer], is_exact[closer], source[closer] = found[closer], exact[closer], other.name or path
         uid[closer] = other.uid[row[closer]].astype("U32")
     hit = score <= max_rms
     return Verdicts(
