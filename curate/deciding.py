@@ -314,7 +314,7 @@ def _table(verdicts: Verdicts, unjudged: np.ndarray, uid: np.ndarray, stage: Res
     witness[has] = text[verdicts.witness[has]]
     other = np.array([w is not None and w != "" and w == w for w in verdicts.witness_uid], bool)
     witness[other] = [w.decode() if isinstance(w, bytes) else str(w) for w in verdicts.witness_uid[other]]
-    own_pool = np.where(other, verdicts.witness_pool, None)
+    own_pool = [pool if there else None for pool, there in zip(verdicts.witness_pool, other, strict=True)]
     reason = [None if kept else why for kept, why in zip(verdicts.keep, verdicts.reason, strict=True)]
     threshold = np.where(unjudged, np.nan, np.asarray(verdicts.threshold, np.float64))
 
@@ -325,7 +325,7 @@ def _table(verdicts: Verdicts, unjudged: np.ndarray, uid: np.ndarray, stage: Res
     columns = {
         "keep": pa.array(verdicts.keep), "unjudged": pa.array(unjudged), "reason": pa.array(reason, pa.string()).dictionary_encode(),
         "score": number(verdicts.score, pa.float64()), "threshold": number(threshold, pa.float64()),
-        "witness": pa.array(witness.tolist(), pa.string()), "witness_pool": pa.array(own_pool.tolist(), pa.string()).dictionary_encode(),
+        "witness": pa.array(witness.tolist(), pa.string()), "witness_pool": pa.array(own_pool, pa.string()).dictionary_encode(),
         "weight": number(verdicts.weight, pa.float32()),
     }  # fmt: skip
     table = pa.table(columns).cast(VERDICT)
