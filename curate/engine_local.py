@@ -8,6 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from manifests.errors import Refusal
+from manifests.memory import keep_freed
 
 
 def default_workers() -> int:
@@ -70,14 +71,4 @@ def _one_thread() -> None:
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
-    _keep_freed_memory()
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc reuse the pixels' memory instead of giving it back after each picture: a quarter of the measure pass was page faults."""
-    import ctypes
-
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:
-        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+    keep_freed()
