@@ -26,7 +26,7 @@ browser: $(READY)  ## install Chromium and axe-core for the report's tests, wher
 	bash tests/manifests/browser/setup.sh
 
 bench: $(READY)    ## run every benchmark; each prints its ratios
-	for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	for file in tests/benchmarks/bench_*.py; do echo "== $$file"; PYTHONPATH=. $(BIN)/python $$file || exit 1; done
 
 update-golden: $(READY)  ## after raising a stage's version: write the golden digests anew
 	KEEPSET_GOLDEN=write $(BIN)/python -m pytest tests/contracts/test_stage_law.py

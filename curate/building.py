@@ -1,29 +1,31 @@
 """Walk the plan: measure every shard, decide stage by stage, fold the ledger, write the shards. Everything resumes by digests."""
 
 import importlib.metadata
-import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.deciding import Setting, decide
 from curate.engine_local import default_workers, map_tasks
-from curate.frame import Frame
+from curate.frame import Frame, attached_digests
 from curate.measuring import Measured, MeasureTask, encoder_identity, measure_shard, part_path, stage_key, vector_name
 from curate.plan import cached_digests, check_columns, evaluation_names, evaluation_paths, measures_of
 from curate.recipe import Column, PoolPaths, Recipe, ResolvedStage, VectorName, read_recipe
 from curate.stages import MEASURE, STAGES
-from curate.writing import finish
+from curate.standing import discard, parts_stand, verdicts_stand
+from curate.writing import finish, recorded
 from manifests.digest import digest
 from manifests.errors import Refusal
 from manifests.progress import Progress, record_event
-from manifests.publish import locked, publish_bytes, publish_json
+from manifests.publish import locked, publish, publish_bytes, publish_json
 from manifests.run import Run, open_run
 from manifests.schema import FORMAT
 from manifests.shards.pool_yaml import PoolDescription, open_pool
@@ -67,7 +69,7 @@ def build(
     reuse       other runs: parts whose digest stands there are hard-linked
     memory      bytes, or text such as "4GiB"; default half of the machine or cgroup
     strict      quarantined samples are an error [bad-samples], after everything has been written
-    recheck     read every shard again instead of trusting size and time
+    recheck     read every shard again instead of trusting size and time, and every byte of the run; what is damaged is written anew
     Errors      `Refusal` for everything that a user can cause
     """
     resolved = read_recipe(recipe, list(settings), pool)
@@ -79,15 +81,27 @@ def build(
     check_columns(resolved, description)
     options = Options(workers or default_workers(), resolve_device(device), memory_bytes(memory), Path(out) / "events.jsonl", quiet, recheck)
     root = Path(out)
+    _refuse_foreign(root)
+    for other in reuse:
+        if not (Path(other) / "parts").is_dir():
+            raise Refusal("not-a-run", str(other), "holds no parts", "a run, for --reuse")
     with locked(root):
-        _refuse_foreign(root)
         started = time.monotonic()
         run = _finished(root, resolved, description, recheck)
         if run is None:
             for other in reuse:
                 _link(Path(other), root)
+            discard(root, recheck)
             run = _build(resolved, description, root, options)
             record_event(root / "events.jsonl", "built", seconds=round(time.monotonic() - started, 3), **run.info["counts"])
+    if resolved.shards and not run.info["counts"]["kept"]:
+        raise Refusal(
+            "nothing-kept",
+            str(root),
+            "every sample was dropped or quarantined",
+            "at least one kept",
+            f"`manifests query {root} …` shows why; set `shards: false` for a ledger without shards",
+        )
     if strict and run.info["counts"]["quarantined"]:
         count = run.info["counts"]["quarantined"]
         raise Refusal(
@@ -101,6 +115,12 @@ def build(
 
 
 def _refuse_foreign(root: Path) -> None:
+    """Refuse a folder that holds something else, before anything is written there."""
+    for path in (root, *root.parents):
+        if path.exists() and not path.is_dir():
+            raise Refusal("not-a-run", str(path), "is a file", "an empty or a new folder, or a run to go on with")
+    if not root.exists():
+        return
     known = {
         "recipe.yaml",
         "run.json",
@@ -139,13 +159,15 @@ def _finished(root: Path, recipe: Recipe, pool: PoolDescription, recheck: bool) 
         if len(known) != len(described.shards):
             return None
         inputs[name] = [known[s.id] for s in described.shards]
-    run = open_run(root)
-    return run if run.info["build_digest"] == build_digest(recipe, inputs) and _outputs_stand(run) else None
-
-
-def _outputs_stand(run: Run) -> bool:
-    sizes = run.info["outputs"]
-    return all((run.path / name).is_file() and (run.path / name).stat().st_size == size for name, size in sizes.items())
+        if not parts_stand(folder, described, inputs[name], _measures_for(recipe, name or None)):
+            return None
+        inputs[f"attached {name}"] = attached_digests(described)
+    try:
+        run = open_run(root)
+        same = run.info["build_digest"] == build_digest(recipe, inputs)
+        return run if same and verdicts_stand(run, pool) else None
+    except (ValueError, KeyError, TypeError):  # a record that is damaged or edited
+        return None
 
 
 def _pools(recipe: Recipe, pool: PoolDescription, root: Path) -> dict[str, tuple[Path, PoolDescription]]:
@@ -155,20 +177,23 @@ def _pools(recipe: Recipe, pool: PoolDescription, root: Path) -> dict[str, tuple
 
 
 def _link(other: Path, root: Path) -> None:
-    """Hard-link (or copy) the parts, vectors and cache of another run that this run has not; digests decide later whether they serve."""
-    import shutil
+    """Hard-link (or copy) the vectors, edges, cache and then the parts of another run that this run has not; digests decide later whether they serve."""
+    kinds = ("vectors", "edges", "cache", "evaluations", "parts")
+    found = [source for kind in kinds for source in sorted((other / kind).rglob("*")) if source.is_file() and not source.name.startswith(".")]
+    for source in sorted(found, key=lambda s: "parts" in s.relative_to(other).parts[:-1]):
+        target = root / source.relative_to(other)
+        if target.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:
+            _copy(source, target)
 
-    if not (other / "parts").is_dir():
-        raise Refusal("not-a-run", str(other), "holds no parts", "a run, for --reuse")
-    for kind in ("parts", "vectors", "edges", "cache", "evaluations"):
-        for source in sorted((other / kind).rglob("*")):
-            target = root / source.relative_to(other)
-            if source.is_file() and not target.exists() and not source.name.startswith("."):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    os.link(source, target)
-                except OSError:
-                    shutil.copyfile(source, target)
+
+def _copy(source: Path, target: Path) -> None:
+    with open(source, "rb") as given:
+        publish(target, lambda file: shutil.copyfileobj(given, file))
 
 
 def _build(recipe: Recipe, pool: PoolDescription, root: Path, options: Options) -> Run:
@@ -191,8 +216,10 @@ def _build(recipe: Recipe, pool: PoolDescription, root: Path, options: Options) 
     return _finish(recipe, pool, frame, counts, root, options, damage, frames)
 
 
-def _measures_for(recipe: Recipe, path: str) -> list[ResolvedStage]:
-    """The measures that an evaluation pool needs: those whose columns or vectors a stage that reads the pool reads."""
+def _measures_for(recipe: Recipe, path: str | None) -> list[ResolvedStage]:
+    """The measures that the pool (None: all) or an evaluation pool needs: those whose columns or vectors a stage that reads the pool reads."""
+    if path is None:
+        return [s for s in recipe.stages if s.kind == MEASURE and s.name != "measure.index"]
     wanted: set[str] = set()
     for stage in recipe.stages:
         if path in stage.reads(PoolPaths):
@@ -217,14 +244,30 @@ def measure_pool(recipe: Recipe, pool: PoolDescription, root: Path, options: Opt
         what = f"{pool.name}: " + (", ".join(s.id.removeprefix("measure.") for s in stages) if stages else "index")
         with Progress(what, len(tasks), "shards", options.events, options.quiet) as progress:
             for result in map_tasks(measure_shard, tasks, workers=1 if device else options.workers):
-                results[result.shard] = result
+                first = results.get(result.shard, result)  # the signature of before the first reading: what changed since is read again next time
+                results[result.shard] = replace(result, signature=first.signature)
                 progress.advance()
     cache = {s.url: {"signature": results[s.id].signature, "digest": results[s.id].input_digest, "classes": list(pool.classes)} for s in pool.shards}
     publish_json(root / "cache" / "shards.json", cache)
+    _agree(root, pool)
     frame = Frame(root, pool, [results[s.id].input_digest for s in pool.shards], _counts(pool, results))
     frame.identify()
     frame.quarantine("measure.index")
     return frame, [f"{pool.name}: {shard}: {text}" for shard, result in results.items() for text in result.damage]
+
+
+def _agree(root: Path, pool: PoolDescription) -> None:
+    """One type a column over all shards, or types that one can be widened to. Raises `Refusal` [bad-pool]."""
+    seen: dict[str, tuple[pa.Field, str, pa.DataType]] = {}
+    for shard in pool.shards:
+        for field in pq.read_schema(part_path(root, "measure.index", shard)):
+            whole, first, kind = seen.get(field.name, (field, shard.id, field.type))
+            try:
+                (whole,) = pa.unify_schemas([pa.schema([whole]), pa.schema([field])], promote_options="permissive")
+            except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+                given = f"column {field.name!r} is {kind} in {first} and {field.type} in {shard.id}"
+                raise Refusal("bad-pool", pool.path, given, "one type a column", "Write the column with one type in both sidecars") from error
+            seen[field.name] = (whole, shard.id, field.type) if pa.types.is_null(kind) else (whole, first, kind)
 
 
 def _counts(pool: PoolDescription, results: dict[str, Any]) -> Any:
@@ -273,7 +316,10 @@ def _finish(
 ) -> Run:
     stages = [("measure.index", MEASURE), *((s.id, s.kind) for s in recipe.stages if s.name != "measure.index")]
     totals, outputs = finish(recipe, frame, stages, root, workers=options.workers, quiet=options.quiet)
-    inputs = {"": frame.inputs, **{path: f.inputs for path, f in frames.items()}}
+    inputs: dict[str, list[str]] = {}
+    for path, measured in {"": frame, **frames}.items():
+        inputs |= {path: measured.inputs, f"attached {path}": attached_digests(measured.pool)}
+        outputs |= recorded(root, measured.vector_files())
     names = evaluation_names(evaluation_paths(recipe))
     records = [_record("measure.index", "measure.index", MEASURE, {}, frame, counts)]
     records += [_record(s.id, s.name, s.kind, s.plain()[s.name], frame, counts) for s in recipe.stages if s.name != "measure.index"]
@@ -347,12 +393,6 @@ def machine_memory() -> int:
         if text.isdigit():
             total = min(total, int(text))
     return total
-
-
-def done_already(root: Path) -> dict[str, Any] | None:
-    """The counts of a finished run in `root`, or None."""
-    path = root / "run.json"
-    return json.loads(path.read_text())["counts"] if path.exists() else None
 
 
 __all__ = ["build", "part_path", "pq"]

@@ -23,7 +23,7 @@ def main() -> None:
 
 @main.command()
 @click.argument("source")
-@click.option("--out", type=click.Path(path_type=Path), help="The run's folder; default: audits/NAME.")
+@click.option("--out", type=click.Path(path_type=Path), help="A folder for pool (where one has to be made) and run; default: audits/NAME.")
 @WORKERS
 @JSON
 def audit(source: str, out: Path | None, workers: int | None, as_json: bool) -> None:
@@ -34,7 +34,10 @@ def audit(source: str, out: Path | None, workers: int | None, as_json: bool) -> 
     from curate.auditing import audit as function
 
     run = function(source, out=out, workers=workers)
-    emit({"run": str(run.path), "report": str(run.path / "report.html"), "counts": run.info["counts"]}, as_json, lambda v: v["report"])
+    from manifests.audit.show import show, text
+
+    found = {"run": str(run.path), "report": str(run.path / "report.html"), "counts": run.info["counts"]}
+    emit(found, as_json, lambda v: f"{text(show(run.path))}\n\n{v['report']}")
 
 
 @main.command()
@@ -96,10 +99,13 @@ def attach(pool: Path, table: Path, name: str, key: str | None, vectors: str | N
 @DEVICE
 @click.option("--memory", help="Private memory to stay under, such as 4GiB; default: half of the machine.")
 @click.option("--dry-run", is_flag=True, help="Print the stages, what is done, and what the rest will take; do nothing.")
+@click.option(
+    "--recheck", is_flag=True, help="Read every shard and every output again instead of trusting sizes and times; what differs is made anew."
+)
 @click.option("--strict", is_flag=True, help="Exit with 3 where any sample is quarantined.")
 @JSON
 def build(recipe: str, pool: str | None, out: Path, settings: tuple[str, ...], reuse: tuple[Path, ...], workers: int | None, device: str, memory: str | None,
-          dry_run: bool, strict: bool, as_json: bool) -> None:  # fmt: skip
+          dry_run: bool, recheck: bool, strict: bool, as_json: bool) -> None:  # fmt: skip
     """Curate a pool by RECIPE into a run. Run it again: it continues where it stopped, and redoes only what changed.
 
     Example: curate build recipe.yaml --pool pools/photos --out runs/photos
@@ -112,9 +118,22 @@ def build(recipe: str, pool: str | None, out: Path, settings: tuple[str, ...], r
 
         emit(plan(recipe, pool=pool, out=out, settings=settings, workers=workers, device=device, memory=memory), as_json, text)
         return
+    stamp = _stamp(out)
     run = function(
-        recipe, pool=pool, out=out, settings=settings, reuse=reuse, workers=workers, device=device, memory=memory, strict=strict, quiet=as_json
+        recipe,
+        pool=pool,
+        out=out,
+        settings=settings,
+        reuse=reuse,
+        workers=workers,
+        device=device,
+        memory=memory,
+        strict=strict,
+        recheck=recheck,
+        quiet=as_json,
     )
+    if stamp == _stamp(out):
+        click.echo(f"{out}: finished already; nothing to do", err=True)
     from manifests.audit.show import show
     from manifests.audit.show import text as shown
 
@@ -146,6 +165,11 @@ def doctor(as_json: bool) -> None:
     from curate.doctor import text
 
     emit(function(), as_json, text)
+
+
+def _stamp(run: Path) -> int | None:
+    path = run / "run.json"
+    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 def _lines(value: dict[str, Any]) -> str:

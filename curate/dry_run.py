@@ -6,6 +6,7 @@ from typing import Any
 
 from curate.building import memory_bytes, resolve_device
 from curate.engine_local import default_workers
+from curate.measuring import file_signature
 from curate.plan import check_columns, evaluation_paths, forecast
 from curate.recipe import read_recipe
 from manifests.errors import Refusal
@@ -29,6 +30,11 @@ def dry_run(
         raise Refusal("bad-recipe", str(recipe), "names no pool", "pool: PATH in the recipe, or --pool PATH")
     description = open_pool(resolved.pool)
     check_columns(resolved, description)
+    for path in evaluation_paths(resolved):
+        open_pool(path)
+    for shard in description.shards:
+        if file_signature(shard.url) is None:
+            raise Refusal("no-such-file", shard.url, "this shard is missing", cure="Bring it back, or take it out of pool.yaml")
     count = workers or default_workers()
     rows, lines = forecast(resolved, description, Path(out), count, resolve_device(device), memory_bytes(memory))
     return {

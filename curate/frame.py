@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curate.measuring import index_digest, measure_digest, part_path, vector_name, vector_path
+from curate.measuring import index_digest, measure_digest, part_path, readable_rows, vector_name, vector_path
 from curate.recipe import ResolvedStage
-from manifests.digest import digest
+from manifests.digest import digest, file_digest
 from manifests.errors import Refusal
 from manifests.publish import publish_table, published_digest
 from manifests.schema import IDENTITY, is_truth
 from manifests.shards.pool_yaml import PoolDescription, Shard
 from manifests.shards.read import ShardReader
-from manifests.vectors.store import Vectors
+from manifests.vectors.store import Vectors, vectors_digest
 
 INDEX_ONLY = {"suffix", "offset", "size", "content", "fault", "members"}  # columns of the index that no decision reads
 
@@ -43,6 +43,7 @@ class Frame:
     catalog: dict[str, str] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     chain: str = ""
+    made: dict[str, list[str]] = field(default_factory=dict)  # vector column -> the digest of each shard's file
 
     def __post_init__(self) -> None:
         self.starts = np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
@@ -51,10 +52,9 @@ class Frame:
         self.chain = self.digests["measure.index"]
         for name in self._index_columns():
             self.catalog[name] = "measure.index"
-        for entry in self.pool.attached:
+        for entry, given in zip(self.pool.attached, attached_digests(self.pool), strict=True):
             stage = f"attached/{entry['name']}"
-            made_of = [published_digest(p) or str(p.stat().st_mtime_ns) if (p := self._path(stage, s)).exists() else None for s in self.shards]
-            self.digests[stage] = digest(stage, made_of)
+            self.digests[stage] = given
             for name in entry.get("columns") or [entry["name"]]:
                 self.catalog[name] = stage
 
@@ -71,19 +71,15 @@ class Frame:
 
     def _path(self, stage: str, shard: Shard) -> Path:
         if stage.startswith("attached/"):
-            base = Path(self.pool.folder()) / stage
-            vectors = base / shard.source / f"{shard.name}.arrow"
-            return vectors if vectors.exists() else base / shard.source / f"{shard.name}.parquet"
+            return _attached_path(self.pool, stage, shard)
         return part_path(self.root, stage, shard)
 
     def identify(self) -> None:
         """Publish `parts/identity`: uids, in one pass over the shards in their order (the ordinal counts earlier equal rows)."""
         from manifests.shards.index import uids
 
-        made_of, before = [], ""
-        for given in self.inputs:
-            before = digest("identity", 1, before, given)
-            made_of.append(before)
+        made_of = identity_digests(self.inputs)
+        self.catalog["uid"], self.digests["identity"] = "identity", digest("identity", made_of)
         if all(published_digest(part_path(self.root, "identity", s)) == d for s, d in zip(self.shards, made_of, strict=True)):
             return
         seen: dict[Any, Any] = {}
@@ -97,11 +93,13 @@ class Frame:
 
     def add_measure(self, stage: ResolvedStage) -> dict[str, int]:
         """Put a measure's columns into the catalogue and quarantine the rows that it found faulty; returns fault -> rows."""
-        self.digests[stage.id] = digest(stage.id, [measure_digest(stage, given) for given in self.inputs])
+        made_of = [measure_digest(stage, given) for given in self.inputs]
+        self.digests[stage.id] = digest(stage.id, made_of)
         for name in stage.writes:
             self.catalog[name] = stage.id
         if stage.name == "measure.vectors":
             self.catalog[vector_name(stage)] = stage.id
+            self.made[vector_name(stage)] = made_of
         return self.quarantine(stage.id)
 
     def quarantine(self, stage_id: str) -> dict[str, int]:
@@ -151,7 +149,10 @@ class Frame:
         return data.view("S32").copy()
 
     def vectors(self, name: str) -> tuple[Vectors, np.ndarray]:
-        """Vector column `name` of all rows that have one, and (n,) bool saying which rows these are."""
+        """Vector column `name` of all rows that have one, and (n,) bool saying which rows these are.
+
+        Raises `Refusal` [broken-record] where a measured shard with readable rows lacks its file, or has that of another encoder.
+        """
         from manifests.vectors.store import valid_rows
 
         stage = self.catalog[name]
@@ -160,6 +161,11 @@ class Frame:
         at = 0
         for number, shard in enumerate(self.shards):
             path = self._path(stage, shard) if stage.startswith("attached/") else vector_path(self.root, name, shard)
+            if name in self.made and vectors_digest(path) != self.made[name][number]:
+                if not readable_rows(self.root, shard):
+                    continue
+                what = "is not what its part was published with" if path.exists() else "is missing"
+                raise Refusal("broken-record", str(path), what, "the vectors of its shard", "Run the same `curate build … --recheck`")
             if not path.exists() or path.suffix != ".arrow":
                 continue
             span = slice(self.starts[number], self.starts[number + 1])
@@ -170,6 +176,10 @@ class Frame:
         if not paths:
             raise Refusal("unknown-column", name, "holds no vectors at all", "one vector a live row")
         return Vectors.open(paths, rows=position[valid]), valid
+
+    def vector_files(self) -> list[Path]:
+        """The vector files that the measures so far have written."""
+        return [p for name in self.made for s in self.shards if (p := vector_path(self.root, name, s)).exists()]
 
     @cached_property
     def _members(self) -> tuple[np.ndarray, np.ndarray]:
@@ -190,6 +200,35 @@ class Frame:
                 yield reader.payload(int(offset[row]), int(size[row]))
 
         return read
+
+
+def identity_digests(inputs: list[str]) -> list[str]:
+    """The digest of each shard's `parts/identity`: of all shards up to it, whose equal rows its ordinals count."""
+    made_of, before = [], ""
+    for given in inputs:
+        before = digest("identity", 1, before, given)
+        made_of.append(before)
+    return made_of
+
+
+def attached_digests(pool: PoolDescription) -> list[str]:
+    """What each attachment of a pool holds, in their order."""
+    return [
+        digest(stage, [_content(_attached_path(pool, stage, s)) for s in pool.shards]) for stage in (f"attached/{e['name']}" for e in pool.attached)
+    ]
+
+
+def _attached_path(pool: PoolDescription, stage: str, shard: Shard) -> Path:
+    base = Path(pool.folder()) / stage / shard.source
+    vectors = base / f"{shard.name}.arrow"
+    return vectors if vectors.exists() else base / f"{shard.name}.parquet"
+
+
+def _content(path: Path) -> str | None:
+    """The digest that an attached file was published with, else that of its bytes."""
+    if not path.exists():
+        return None
+    return (vectors_digest(path) if path.suffix == ".arrow" else published_digest(path)) or file_digest(path)
 
 
 _READERS: dict[str, ShardReader] = {}

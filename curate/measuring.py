@@ -20,6 +20,7 @@ from manifests.digest import digest, file_digest
 from manifests.publish import publish_table, published_digest
 from manifests.shards.pool_yaml import Shard
 from manifests.shards.read import ShardReader
+from manifests.vectors.store import vectors_digest
 
 BATCH_ROWS = 64
 SHARD_KEY, DAMAGE_KEY = b"keepset.shard", b"keepset.damage"
@@ -119,11 +120,26 @@ def measure_shard(task: MeasureTask) -> Measured:
         known = _index(task.shard, index_part, task.classes)
     schema = pq.read_schema(index_part)
     damage = tuple(json.loads((schema.metadata or {}).get(DAMAGE_KEY, b"[]")))
-    missing = [s for s in task.stages if published_digest(part_path(task.root, s.id, task.shard)) != measure_digest(s, known)]
+    missing = [s for s in task.stages if not measure_stands(task.root, s, task.shard, known)]
     rows = pq.read_metadata(index_part).num_rows
     if missing:
         _measure(task, missing, index_part, known)
     return Measured(task.shard.id, rows, known, damage, signature)
+
+
+def measure_stands(root: Path, stage: ResolvedStage, shard: Shard, input_digest: str) -> bool:
+    """Is a measure's part there with the digest that follows from its shard, and the vector file that belongs to it?"""
+    wanted = measure_digest(stage, input_digest)
+    if published_digest(part_path(root, stage.id, shard)) != wanted:
+        return False
+    if stage.name != "measure.vectors" or vectors_digest(vector_path(root, vector_name(stage), shard)) == wanted:
+        return True
+    return not readable_rows(root, shard)
+
+
+def readable_rows(root: Path, shard: Shard) -> int:
+    """The rows of a shard that its index finds no fault with; a shard without any has no vector file."""
+    return pq.read_table(part_path(root, "measure.index", shard), columns=["fault"])["fault"].null_count
 
 
 def _index(shard: Shard, path: Path, classes: tuple[str, ...]) -> str:

@@ -1,6 +1,8 @@
 """What a build will do before it does it: columns that exist, stages done already, a forecast of time and memory."""
 
+import functools
 import json
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from manifests.publish import published_digest
 from manifests.schema import is_truth
 from manifests.shards.pool_yaml import PoolDescription, Shard, open_pool
 
-INDEX_COLUMNS = ("key", "label", "label_name", "caption", "source_uid")
+INDEX_COLUMNS = ("uid", "key", "label", "label_name", "caption", "source_uid")
 SAMPLE_ROWS = 64
 
 
@@ -45,50 +47,51 @@ def pool_columns(pool: PoolDescription) -> set[str]:
 
 
 def check_columns(recipe: Recipe, pool: PoolDescription) -> None:
-    """Every column, vector column and expression of the recipe exists where it is read. Raises `Refusal` before any work."""
+    """Every column, vector column, expression and encoder of the recipe exists where it is read. Raises `Refusal` before any work."""
+    known = pool_columns(pool)
+    try:
+        _check(recipe, pool, known)
+    except Refusal as refusal:
+        if refusal.slug != "unknown-column":
+            raise
+        _check(recipe, pool, known | _peek(pool))  # columns that only the tars' `.json` members tell
+
+
+def _check(recipe: Recipe, pool: PoolDescription, known: set[str]) -> None:
+    from curate.encoders import parse
     from manifests.expression import columns_of
 
-    known = pool_columns(pool)
+    known = set(known)
     vectors = {e["name"] for e in pool.attached if e.get("kind") == "vectors"}
-    peeked = False
     for stage in recipe.stages:
+        if "encoder" in stage.parameters:
+            parse(stage.parameters["encoder"], f"{stage.id}: encoder")
         wanted = [*stage.reads(Column), *([stage.within] if stage.within else [])]
         for sql in [*stage.reads(Expression), *([stage.protect] if stage.protect else [])]:
             wanted += columns_of(sql, known, stage.id)
         for name in wanted:
             if is_truth(name):
                 raise Refusal("truth-column", stage.id, f"reads {name!r}", "truth_* columns go to the ledger and the report; no stage may read them")
-            if name not in known and not peeked:
-                known |= _peek(pool)
-                peeked = True
             if name not in known:
-                raise Refusal(
-                    "unknown-column",
-                    stage.id,
-                    f"reads column {name!r}, which no earlier stage writes",
-                    f"known here: {', '.join(sorted(known))}",
-                    _writer(name),
-                )
+                given = f"reads column {name!r}, which no earlier stage writes"
+                raise Refusal("unknown-column", stage.id, given, f"known here: {', '.join(sorted(known))}", _writer(name))
         for name in stage.reads(VectorName):
             if name not in vectors:
-                have = ", ".join(sorted(vectors)) or "none"
-                raise Refusal(
-                    "unknown-column",
-                    stage.id,
-                    f"reads vectors {name!r}, which no earlier stage writes",
-                    f"earlier vectors: {have}",
-                    "Add `- measure.vectors: {encoder: …, as: NAME}` before it",
-                )
+                given, have = f"reads vectors {name!r}, which no earlier stage writes", ", ".join(sorted(vectors)) or "none"
+                cure = "Add `- measure.vectors: {encoder: …, as: NAME}` before it"
+                raise Refusal("unknown-column", stage.id, given, f"earlier vectors: {have}", cure)
         known |= set(stage.writes)
         if stage.name == "measure.vectors":
             vectors.add(vector_name(stage))
 
 
 def _peek(pool: PoolDescription) -> set[str]:
-    """Columns that only the members of the tars tell (`.json`), from the first shard."""
+    """The columns of the first shard of each source, read in full."""
+    from curate.frame import INDEX_ONLY
     from manifests.shards.index import index_shard
 
-    return set(index_shard(pool.shards[0]).table.column_names) if pool.shards else set()
+    first = {shard.source: shard for shard in reversed(pool.shards)}
+    return {name for shard in first.values() for name in index_shard(shard).table.column_names} - INDEX_ONLY
 
 
 def _writer(column: str) -> str:
@@ -110,7 +113,7 @@ def evaluation_names(paths: list[str]) -> dict[str, str]:
     """Path -> a name unique among evaluation pools."""
     names: dict[str, str] = {}
     for path in paths:
-        name = base = open_pool(path).name
+        name = base = re.sub(r"[^A-Za-z0-9_-]", "_", open_pool(path).name) or "pool"  # it names a folder of the run
         number = 2
         while name in names.values():
             name, number = f"{base}-{number}", number + 1
@@ -200,21 +203,21 @@ def _rows(pool: PoolDescription, root: Path, known: dict[str, str]) -> tuple[int
     else:
         return counted, True
     sizes = [(shard_signature(s)[0] or [0])[0] or 0 for s in pool.shards]
-    sample = _sample(pool)
+    sample = _sample(pool.shards[0]) if pool.shards else []
     if not sample:
         return 0, False
     mean = sum(len(p) for p in sample) / len(sample) + 1024  # a member costs two header blocks and padding
     return int(sum(sizes) / mean), False
 
 
-def _sample(pool: PoolDescription) -> list[bytes]:
+@functools.lru_cache(maxsize=1)
+def _sample(shard: Shard) -> list[bytes]:
+    """The payloads of the first samples of a shard."""
     from manifests.shards.index import index_shard
     from manifests.shards.read import ShardReader
 
-    if not pool.shards:
-        return []
-    table = index_shard(pool.shards[0]).table.slice(0, SAMPLE_ROWS)
-    with ShardReader(pool.shards[0].url) as reader:
+    table = index_shard(shard).table.slice(0, SAMPLE_ROWS)
+    with ShardReader(shard.url) as reader:
         return [bytes(reader.payload(r["offset"], r["size"])) for r in table.to_pylist() if r["fault"] is None]
 
 
@@ -222,9 +225,10 @@ def _timed(recipe: Recipe, pool: PoolDescription, device: str) -> tuple[dict[str
     """Seconds a sample of each measure, timed on up to 64 samples of the first shard (the first one warms up); dimensions of each vector column."""
     from curate.pool import Batch
 
-    sample = _sample(pool)
+    sample = _sample(pool.shards[0]) if pool.shards else []
     found: dict[str, float] = {}
-    dims: dict[str, int] = {}
+    dims = {e["name"]: int(re.sub(r"\D", "", str((e.get("columns") or {}).get(e["name"], "")).removeprefix("float16")) or 0) for e in pool.attached}
+    dims = {name: dim for name, dim in dims.items() if dim}
     if not sample:
         return found, dims
     for stage in recipe.stages:

@@ -115,12 +115,19 @@ def read_recipe(source: str | Path, settings: list[str] | None = None, pool: str
     """
     path = Path(source)
     if path.is_file():
-        text, where = path.read_text(encoding="utf-8"), str(source)
+        text, where = _text(path), str(source)
     elif str(source) in shipped():
         text, where = (resources.files("curate.recipes") / f"{source}.yaml").read_text(encoding="utf-8"), f"{source}.yaml"
     else:
         raise Refusal("no-such-file", str(source), "is neither a file nor a shipped recipe", f"shipped: {', '.join(shipped())}")
     return parse_recipe(text, where, settings, pool)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise Refusal("bad-recipe", str(path), f"is not UTF-8 at byte {error.start}") from error
 
 
 def parse_recipe(text: str, where: str, settings: list[str] | None = None, pool: str | None = None) -> Recipe:

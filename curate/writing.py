@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +13,7 @@ from curate.engine_local import map_tasks
 from curate.frame import Frame
 from curate.measuring import part_path
 from curate.recipe import Recipe
-from manifests.digest import digest
-from manifests.errors import Refusal
+from manifests.digest import digest, file_digest
 from manifests.ledger import fold_shard, law, write_ledger, write_selection
 from manifests.progress import Progress
 from manifests.schema import DROPPED, KEPT, QUARANTINED
@@ -22,8 +22,8 @@ from manifests.shards.write import ShardTask, layout, write_shard_task, write_si
 
 def finish(
     recipe: Recipe, frame: Frame, stages: list[tuple[str, str]], root: Path, *, workers: int, quiet: bool
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Write ledger, selection and shards; returns the run's counts, and the size in bytes of every output file."""
+) -> tuple[dict[str, int], dict[str, list[Any]]]:
+    """Write ledger, selection and shards; returns the run's counts, and every output file as `recorded` has it. Where nothing is kept, no shards."""
     made_of = digest("ledger", frame.chain, stages, [frame.digests[s] for s, _ in stages], recipe.shards, recipe.seed)
     kept = int(frame.live.sum())
     totals = {"rows": len(frame.live), "kept": 0, "dropped": 0, "quarantined": 0}
@@ -44,19 +44,16 @@ def finish(
     assert totals["kept"] == kept
     write_selection(root / "selection.npy", _identities(files))
     outputs = [*files, root / "selection.npy"]
-    if recipe.shards:
-        if not kept:
-            raise Refusal(
-                "nothing-kept",
-                str(root),
-                "every sample was dropped or quarantined",
-                "at least one kept",
-                f"`manifests query {root} …` shows why; set `shards: false` for a ledger without shards",
-            )
+    if recipe.shards and kept:
         outputs += _write_shards(frame, files, order, out_shard, root, made_of, workers, quiet)
     else:
         _remove_stale(root / "shards", [])
-    return totals, {str(p.relative_to(root)): p.stat().st_size for p in outputs}
+    return totals, recorded(root, outputs)
+
+
+def recorded(root: Path, files: list[Path]) -> dict[str, list[Any]]:
+    """Path under `root` -> [size in bytes, SHA-256], as `run.json` records what was written."""
+    return {str(p.relative_to(root)): [p.stat().st_size, file_digest(p)] for p in files}
 
 
 def _identities(files: list[Path]) -> list[str]:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from manifests.errors import Refusal
 
 DIGEST_KEY = b"keepset.digest"
+EDGES_KEY = b"keepset.edges"  # in a decision's parts: it published edges, with its own digest
 ROW_GROUP = 20_480
 
 

@@ -71,7 +71,7 @@ class Run:
 
     def ledger(self, columns: list[str] | None = None) -> pa.Table:
         """The whole ledger (or `columns` of it) as one Arrow table, in shard order."""
-        return pa.concat_tables([pq.read_table(f, columns=columns) for f in self.ledger_files()])
+        return pa.concat_tables([pq.read_table(f, columns=columns) for f in self.ledger_files()], promote_options="permissive")
 
     def part(self, stage: str, shard: str) -> Path:
         """The file of `stage` (its id; also `identity`) for `shard` ("source/name"); it need not exist."""

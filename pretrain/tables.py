@@ -15,7 +15,7 @@ class Row(NamedTuple):
 
 OBJECTIVES = {  # pretrain/objectives/NAME.py: function NAME, loss NAME_loss
     "look": Row(1, True),
-    "cross_entropy": Row(1, True),
+    "cross_entropy": Row(2, True),
     "simclr": Row(1, False),
 }
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from manifests.digest import digest
 from manifests.errors import Refusal
+from manifests.memory import keep_freed
 from manifests.progress import Progress
 from manifests.publish import locked
 from manifests.signature import check, plain_value
@@ -80,6 +81,7 @@ def training(
     """
     from pretrain.backbones import pick_device
 
+    keep_freed()
     where = pick_device(device)
     configuration = {
         "objective": objective, "samples_seen": samples_seen, "backbone": backbone, "resolution": resolution, "batch": batch, "smallest_arm": smallest_arm,

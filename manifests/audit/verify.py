@@ -9,18 +9,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from manifests.audit.verify_shards import check_shards, uid_of
+from manifests.audit.verify_shards import REBUILD, check_shards, uid_of
 from manifests.audit.visible import visible
-from manifests.digest import digest
+from manifests.digest import digest, file_digest
 from manifests.errors import BROKEN_RECORD, DONE, Refusal
 from manifests.ledger import fold_shard, read_selection
-from manifests.publish import DIGEST_KEY
-from manifests.run import Run, open_run
+from manifests.publish import DIGEST_KEY, EDGES_KEY, published_digest
+from manifests.run import Run, StageRecord, open_run
 from manifests.schema import DROPPED, KEPT, LEDGER, QUARANTINED, VERDICT
 from manifests.shards.pool_yaml import Shard
+from manifests.vectors.store import vectors_digest
 
 Finding = dict[str, str]
-REBUILD = "run the same `curate build` again, it rewrites what does not match"
 UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, UnicodeDecodeError)  # what a damaged Parquet file makes its reader raise
 
 
@@ -50,7 +50,7 @@ def verify(run: Path | str, *, deep: bool = False) -> dict[str, Any]:
         findings += _parts(opened, ledger, checked)
         findings += _witnesses(opened, stages, ledger)
         findings += _selection(opened, ledger)
-        findings += _outputs(opened)
+        findings += _outputs(opened, deep)
         findings += check_shards(opened, ledger, deep, checked)
     errors = any(finding["severity"] == "error" for finding in findings)
     return {
@@ -198,12 +198,40 @@ def _parts(run: Run, ledger: pa.Table, checked: dict[str, int]) -> list[Finding]
         if len(found) == before:
             found += _folded(run, shard, ledger.slice(start, rows))
     for stage in run.stages:
+        found += _beside(run, stage, [shard for shard, _, _ in _spans(ledger)])
         for file in run.edges(stage.id):
             try:
                 read_whole(file)
             except UNREADABLE as error:
                 found.append(finding("broken-record", file, f"cannot be read: {visible(error, 160)}"))
     return found
+
+
+def _beside(run: Run, stage: StageRecord, shards: list[Shard]) -> list[Finding]:
+    """The vector files of a measure and the edges of a decision carry the digests of its parts."""
+    found: list[Finding] = []
+    for shard in shards:
+        part = run.part(stage.id, shard.id)
+        made_of = published_digest(part)
+        if made_of is None:
+            continue  # a finding of its own
+        if stage.name == "measure.vectors":
+            file = run.vectors("vectors" if stage.id == stage.name else stage.id, shard.id)
+            if vectors_digest(file) != made_of and (file.exists() or _has_payload(run, shard)):
+                found.append(finding("broken-record", file, "does not carry the digest of its part" if file.exists() else "is missing"))
+        elif EDGES_KEY in (pq.read_schema(part).metadata or {}):
+            file = run.path / "edges" / stage.id / "00000.parquet"
+            if published_digest(file) != stage.digest:
+                return [finding("broken-record", file, "does not carry the digest of its decision" if file.exists() else "is missing")]
+    return found
+
+
+def _has_payload(run: Run, shard: Shard) -> bool:
+    """Has a shard any sample that the index finds no fault with? Without one, there is no vector file."""
+    try:
+        return bool(pq.read_table(run.part("measure.index", shard.id), columns=["fault"])["fault"].null_count)
+    except UNREADABLE:
+        return False
 
 
 def _part(file: Path, rows: int) -> list[Finding]:
@@ -304,10 +332,11 @@ def _selection(run: Run, ledger: pa.Table) -> list[Finding]:
     return [finding("broken-record", file, text)]
 
 
-def _outputs(run: Run) -> list[Finding]:
-    """Every file that `run.json` lists is there and as long as it was."""
+def _outputs(run: Run, deep: bool) -> list[Finding]:
+    """Every file that `run.json` lists is there and as long as it was; with `deep`, byte for byte."""
     found, root = [], run.path.resolve()
-    for name, size in run.info.get("outputs", {}).items():
+    for name, entry in run.info.get("outputs", {}).items():
+        size, sha = entry if isinstance(entry, list) else (entry, None)
         file = (root / name).resolve()
         if not file.is_relative_to(root):
             found.append(finding("broken-record", run.path / "run.json", f"lists {visible(name, 120)}, which lies outside the run"))
@@ -315,6 +344,8 @@ def _outputs(run: Run) -> list[Finding]:
             found.append(finding("broken-record", run.path / name, "is missing"))
         elif file.stat().st_size != size:
             found.append(finding("broken-record", run.path / name, f"has {file.stat().st_size:,} bytes, run.json says {size:,}"))
+        elif deep and sha and file_digest(file) != sha:
+            found.append(finding("broken-record", run.path / name, "has other bytes than when it was written"))
     return found
 
 

@@ -17,7 +17,7 @@ from manifests.errors import Refusal
 from manifests.run import Run
 
 Finding = dict[str, str]
-REBUILD = "run the same `curate build` again, it rewrites what does not match"
+REBUILD = "run the same `curate build … --recheck`, it rewrites what does not match"
 Member = tuple[str, int, int]  # suffix, offset, size
 
 

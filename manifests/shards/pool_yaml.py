@@ -85,21 +85,36 @@ def _described(body: Any, location: str) -> PoolDescription:
     for source in body.get("sources") or []:
         if not isinstance(source, dict) or set(source) != {"name", "shards"}:
             raise Refusal("bad-pool", location, f"a source is {source!r}", "each source has a name and shards")
-        given = source["shards"]
-        urls = [u for item in ([given] if isinstance(given, str) else given) for u in expand(item)]
+        given = [source["shards"]] if isinstance(source["shards"], str) else source["shards"]
+        if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
+            raise Refusal("bad-pool", location, f"the shards of {source['name']!r} are {given!r}", "a URL, a brace range, or a list of them")
+        urls = [u for item in given for u in expand(item)]
         urls = [u if "://" in u or u.startswith("/") else f"{base}/{u}" for u in urls]
         shards.extend(_shards(str(source["name"]), urls, location))
     if len(set(shards)) != len(shards):
         raise Refusal("bad-pool", location, "two shards carry the same source and name", "names are unique inside a source")
+    for entry in body.get("attached") or []:
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+            raise Refusal("bad-pool", location, f"an attachment is {entry!r}", "a mapping with a name, as `curate attach` writes it")
+        plain_name(entry["name"], location, "an attachment")
     return PoolDescription(
         location, str(body.get("name") or Path(base).name), tuple(sorted(shards)), tuple(str(c) for c in body.get("classes") or ()),
         dict(body.get("columns") or {}), body.get("licence"), body.get("source"), tuple(body.get("attached") or ()),
     )  # fmt: skip
 
 
+def plain_name(name: str, where: str, what: str) -> str:
+    """`name`, if it can name a folder of a run and leads nowhere else. Raises `Refusal` [bad-pool]."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
+        raise Refusal("bad-pool", where, f"{what} is named {name!r}", "letters, digits, `_`, `-` and `.`, not beginning with a dot")
+    return name
+
+
 def _shards(source: str, urls: list[str], where: str) -> tuple[Shard, ...]:
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", source):
-        raise Refusal("bad-pool", where, f"a source is named {source!r}", "letters, digits, `_`, `-` and `.`")
+    plain_name(source, where, "a source")
+    for url in urls:
+        if url.rsplit("/", 1)[-1].startswith("."):
+            raise Refusal("bad-pool", where, f"a shard is {url!r}", "a file whose name does not begin with a dot")
     return tuple(sorted(Shard(source, re.sub(r"\.tar$", "", u.rsplit("/", 1)[-1]), u) for u in urls))
 
 

@@ -170,7 +170,7 @@ def vectors_digest(path: Path) -> str | None:
     try:
         with pa.memory_map(str(path)) as source:
             found = (pa.ipc.open_file(source).schema.metadata or {}).get(DIGEST_KEY)
-    except (FileNotFoundError, pa.ArrowInvalid):
+    except (OSError, pa.ArrowInvalid):
         return None
     return found.decode() if found else None
 
@@ -188,7 +188,7 @@ def _map(path: Path) -> tuple[list[np.ndarray], np.ndarray, int]:
             first = column.offset * kind.list_size
             parts.append(items[first : first + len(column) * kind.list_size].reshape(len(column), kind.list_size))
             valid.append(column.is_valid().to_numpy(zero_copy_only=False))
-    except (FileNotFoundError, pa.ArrowInvalid, KeyError, AssertionError) as error:
+    except (OSError, pa.ArrowInvalid, KeyError, AssertionError) as error:
         raise Refusal(
             "broken-record", str(path), f"is no vector file ({error})", cure="Run the same `curate build` again: it writes the file anew"
         ) from error

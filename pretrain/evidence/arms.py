@@ -38,6 +38,7 @@ class Ledger:
     leaked: dict[str, frozenset[str]]  # evaluation pool's path -> its samples that stand in the pool
     pool: str
     weights: str  # digest of the kept rows' weights
+    num_classes: int  # of the pool, whatever an arm holds of them
 
     @property
     def kept(self) -> NDArray[np.bool_]:
@@ -52,6 +53,8 @@ def read_ledger(run: Path) -> Ledger:
     stages = {stage.id: i for i, stage in enumerate(opened.stages)}
     every_uid = np.sort(table["uid"].to_numpy(zero_copy_only=False).astype("U32"))
     leaked = _leaked(table, opened.evaluations)
+    num_classes = 1 + (pc.max(table["label"]).as_py() or 0)
+    classes = len(opened.pool.classes) if (Path(opened.info["pool"]["path"]) / "pool.yaml").is_file() else 0
     usable = pc.and_(pc.not_equal(table["status"].cast(pa.string()), QUARANTINED), pc.is_valid(table["offset"]))
     table = table.filter(usable)
     table = table.take(pc.sort_indices(table, [("uid", "ascending")]))
@@ -63,7 +66,7 @@ def read_ledger(run: Path) -> Ledger:
     return Ledger(
         run, table["uid"].to_numpy(zero_copy_only=False).astype("U32"), pc.fill_null(table["label"], -1).to_numpy().astype(np.int64), dropped_at, tuple(stages),
         tuple(stage.id for stage in opened.stages if stage.kind == "decision"), selects[-1] if selects else None, leaked, hashlib.sha256(every_uid.tobytes()).hexdigest(),
-        hashlib.sha256(pc.fill_null(table["weight"], 1.0).to_numpy()[dropped_at < 0].astype(np.float32).tobytes()).hexdigest(),
+        hashlib.sha256(pc.fill_null(table["weight"], 1.0).to_numpy()[dropped_at < 0].astype(np.float32).tobytes()).hexdigest(), max(num_classes, classes),
     )  # fmt: skip
 
 
@@ -143,6 +146,12 @@ def drawn_rows(arm: PlannedArm, ledger: Ledger, like: Uids, number: int) -> Uids
 def set_digest(rows: Uids) -> str:
     """Digest of a set of rows in uid order."""
     return hashlib.sha256(np.ascontiguousarray(rows.astype("U32")).tobytes()).hexdigest()
+
+
+def rows_digest(ledger: Ledger, rows: Uids) -> str:
+    """Digest of what is trained on: a set of rows with their labels, and how many classes there are."""
+    label = ledger.label[np.searchsorted(ledger.uid, rows)]
+    return digest("rows", set_digest(rows), hashlib.sha256(label.tobytes()).hexdigest(), ledger.num_classes)
 
 
 def write_draw(path: Path, rows: Uids) -> Path:

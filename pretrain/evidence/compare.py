@@ -20,7 +20,7 @@ from manifests.errors import Refusal
 from manifests.progress import Progress, record_event
 from manifests.publish import locked, publish_bytes, publish_table, published_digest
 from pretrain.evidence import power
-from pretrain.evidence.arms import Ledger, Uids, drawn_rows, full_rows, kept_rows, read_ledger, set_digest, write_draw
+from pretrain.evidence.arms import Ledger, Uids, clean_rows, drawn_rows, full_rows, kept_rows, read_ledger, rows_digest, write_draw
 from pretrain.evidence.judge import evaluate, wait
 from pretrain.evidence.looks import read_looks
 from pretrain.evidence.plan import TRAINED, Plan, PlannedArm, read_plan
@@ -28,6 +28,7 @@ from pretrain.evidence.questions import Facts
 from pretrain.evidence.runs import Device, Run, Work, prepare_worker, publish_scores, runs_of, work
 from pretrain.evidence.scores import SCHEMA, fold
 from pretrain.evidence.verdict import MIN_RUNS
+from pretrain.tables import OBJECTIVES, TASKS
 
 Runner = Callable[[str, int, str], pa.Table]  # (arm, seed, objective, "" for arms without one) -> columns task, sample_uid, value, cluster
 MANY_DRAWS = 0.2  # where kept is at most this share of full, draws are cheap and three a seed the best buy
@@ -91,6 +92,7 @@ class Comparison:
     ledgers: dict[str, Ledger]  # arm -> the ledger it is read from
     sets: dict[str, Uids]  # full and kept arms; a drawn arm has those of each draw in draws/
     runs: tuple[Run, ...]
+    contents: dict[str, str]  # full and kept arms: digest of their rows; drawn arms: of the rows that they are drawn from
 
     def size(self, arm: PlannedArm) -> int:
         return len(self.sets[arm.like or arm.name])
@@ -110,14 +112,18 @@ class Comparison:
         return path if path.is_file() else write_draw(path, drawn_rows(arm, self.ledgers[arm.name], self.sets[arm.like], run.draw))
 
     def identity(self, run: Run) -> str:
-        """What a run's scores are made of: rows, training, seed, tasks; margin and looks are not in it."""
+        """What a run's scores are made of: rows with their labels, training, seed, tasks with their pools; margin and looks are not in it."""
         arm = self.plan.arm(run.arm)
         rows: Any = None
+        trained: Any = None
         if run.objective is not None:
-            ledger, like = self.ledgers[arm.name], set_digest(self.sets[arm.like or arm.name])
-            rows = [like, ledger.pool, arm.is_a, arm.clean_after, run.draw] if arm.drawn else [like, ledger.weights if arm.is_a == "kept" else None]
-        trained = None if run.objective is None else [run.objective, self.plan.objectives[run.objective], self.samples_seen(arm), self.smallest()]
-        return digest("run", arm.is_a, rows, trained, self.plan.training, run.seed, list(self.plan.tasks), arm.side)
+            ledger, content = self.ledgers[arm.name], self.contents[arm.name]
+            like = self.contents[arm.like or arm.name]
+            rows = [like, content, ledger.pool, arm.is_a, run.draw] if arm.drawn else [content, ledger.weights if arm.is_a == "kept" else None]
+            version = self.plan.record["sets"].get(f"version of {run.objective}")
+            trained = [run.objective, version, self.plan.objectives[run.objective], self.samples_seen(arm), self.smallest()]
+        tested = {name: value for name, value in self.plan.record["sets"].items() if name.startswith(("pool at ", "version of probe "))}
+        return digest("run", arm.is_a, rows, trained, self.plan.training, run.seed, list(self.plan.tasks), tested, arm.side)
 
     def done(self, run: Run) -> bool:
         """Whether the run's scores are there; those of the same run in a sister comparison (another margin) are linked."""
@@ -130,6 +136,7 @@ class Comparison:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.unlink(missing_ok=True)
                 os.link(sister, path)
+                record_event(self.folder / "events.jsonl", "linked", folder=run.folder)
                 return True
         return False
 
@@ -188,13 +195,33 @@ def _open(plan: Plan, run: Path | None, out: Path | None, seeds: int | None) -> 
     for arm in plan.arms:
         if arm.drawn and arm.like:
             drawn_rows(arm, ledgers[arm.name], sets[arm.like], 0)  # refused now if it cannot be drawn
-    fixed = {name: digest(set_digest(rows), ledgers[name].weights) for name, rows in sets.items()}
-    record = {"sets": fixed | {f"pool of {name}": ledger.pool for name, ledger in ledgers.items()}}
+    contents = {a.name: _content(a, ledgers[a.name], sets) for a in plan.of_kind(*TRAINED)}
+    fixed = {name: digest(content, ledgers[name].weights if name in sets else None) for name, content in contents.items()}
+    record = {"sets": fixed | {f"pool of {name}": ledger.pool for name, ledger in ledgers.items()} | _tested(plan)}
     plan = replace(plan, run=default, record=record)
     per_seed = {arm.name: arm.draws_per_seed or _draws(sets[arm.like], ledgers[arm.name]) for arm in plan.arms if arm.drawn and arm.like}
     folder = out or Path(str(default)) / "evidence" / plan.digest[:16]
     count = max([seeds or plan.seeds, *(row["runs"] for row in read_looks(folder))])  # a look that was taken is not taken back
-    return Comparison(plan, folder, count, ledgers, sets, tuple(runs_of(plan, count, per_seed)))
+    return Comparison(plan, folder, count, ledgers, sets, tuple(runs_of(plan, count, per_seed)), contents)
+
+
+def _content(arm: PlannedArm, ledger: Ledger, sets: dict[str, Uids]) -> str:
+    """Digest of an arm's rows, or of those that its draws are taken from."""
+    drawn_from = clean_rows(ledger, arm.clean_after) if arm.is_a == "random_clean" else full_rows(ledger)
+    return rows_digest(ledger, drawn_from if arm.drawn else sets[arm.name])
+
+
+def _tested(plan: Plan) -> dict[str, str]:
+    """What the scores hang on besides the arms: content of each task's pools, versions of objectives and probes. A pool that is not there has none."""
+    from pretrain.samples import open_samples
+
+    pools = dict.fromkeys(str(task[side]) for task in plan.tasks for side in ("train", "test") if task.get(side))
+    found = {f"pool at {pool}": open_samples([pool]).digest() for pool in pools if "://" in pool or Path(pool).exists()}
+    for objective, given in plan.objectives.items():
+        row = OBJECTIVES.get(str(given.get("name", objective)))
+        found |= {f"version of {objective}": str(row.version)} if row else {}
+    probes = dict.fromkeys(str(task.get("probe")) for task in plan.tasks)
+    return found | {f"version of probe {probe}": str(TASKS[probe].version) for probe in probes if probe in TASKS}
 
 
 def _check_training(comparison: Comparison, device: Device) -> None:
@@ -217,8 +244,6 @@ def _check_training(comparison: Comparison, device: Device) -> None:
 
 
 def _check_objective(given: dict[str, Any], where: str) -> None:
-    from pretrain.tables import OBJECTIVES
-
     if given["name"] not in OBJECTIVES:
         raise Refusal("bad-plan", where, f"{given['name']!r} is no objective", f"one of {', '.join(OBJECTIVES)}")
 
@@ -323,5 +348,19 @@ def _facts(comparison: Comparison, finished: list[Run], uids: dict[str, tuple[st
         if hits and task["name"] in uids:
             leaked[task["name"]] = len(frozenset.union(*hits) & set(uids[task["name"]])) / len(uids[task["name"]])
     seconds = sum(_seconds(comparison, r) for r in finished)
-    written = read_plan(comparison.folder / "plan.yaml")
-    return Facts({a.name: comparison.size(a) for a in plan.of_kind(*TRAINED)}, cost, seconds or None, leaked, written.record.get("fixed"))
+    events = comparison.folder / "events.jsonl"
+    linked = events.is_file() and '"event": "linked"' in events.read_text(encoding="utf-8")
+    fixed = None if linked else read_plan(comparison.folder / "plan.yaml").record.get("fixed")
+    return Facts({a.name: comparison.size(a) for a in plan.of_kind(*TRAINED)}, cost, seconds or None, leaked, fixed, _settings(comparison))
+
+
+def _settings(comparison: Comparison) -> dict[str, str]:
+    """Queue and k of each LOOK objective, given or by default."""
+    from pretrain.objectives.look import default_k, look_size
+
+    found, classes = {}, max(ledger.num_classes for ledger in comparison.ledgers.values())
+    for objective, given in comparison.plan.objectives.items():
+        if given.get("name", objective) == "look":
+            queue = given.get("queue") or look_size(comparison.smallest(), classes)[0]
+            found[objective] = f"queue {queue:,}, k {given.get('k') or default_k(queue, classes)}"
+    return found

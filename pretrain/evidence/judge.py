@@ -37,7 +37,7 @@ def judge(scores: Path, *, plan: Path, out: Path | None = None) -> Path:
     folded = fold(table, str(scores), list(checked.objectives) or None)
     folder = out or scores.parent / "evidence" / checked.digest[:16]
     with locked(folder):
-        if not evaluate(folder, checked, folded, Facts(fixed_on=checked.record.get("fixed"))):
+        if not evaluate(folder, checked, folded, Facts()):
             runs, looks = _smallest(checked, folded), ", ".join(map(str, checked.looks))
             cure = "The words of the last look stand"
             raise Refusal("bad-plan", str(scores), f"a look at {runs} runs is not declared and the error is spent", f"looks at {looks} runs", cure)

@@ -81,16 +81,29 @@ def record_look(folder: Path, plan: Plan, look: Look, scores: Scores, verdicts: 
     ]
     row = {
         "look": look.number, "runs": look.runs, "alpha": look.alpha, "plan": plan.digest, "design": digest(plan.design()),
-        "scores": scores_digest(scores), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "proved": proved,
+        "inquiry": _inquiry(plan), "tests": _tests(plan), "scores": scores_digest(scores), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "proved": proved,
     }  # fmt: skip
     publish_bytes(folder / "looks.jsonl", "".join(json.dumps(r) + "\n" for r in [*past, row]).encode())
 
 
+def _inquiry(plan: Plan) -> str:
+    """What is asked, whatever the seed, the draws, the tasks, the margin and the looks."""
+    sets = plan.record.get("sets", {})
+    asked = sorted(f"{arm.is_a} {sets.get(arm.name, arm.name)}" for arm in plan.of_kind("full", "kept"))
+    return digest("inquiry", asked, plan.objectives, plan.budget, plan.training)
+
+
+def _tests(plan: Plan) -> list[str]:
+    """The test pool of each task: its content, else its path, else the task's name."""
+    paths = [str(task.get("test") or task["name"]) for task in plan.tasks]
+    return sorted({plan.record.get("sets", {}).get(f"pool at {path}", path) for path in paths})
+
+
 def _seen_elsewhere(folder: Path, plan: Plan) -> bool:
-    """The same comparison was looked at under another margin or other looks: what is found now is exploratory."""
-    design = digest(plan.design())
+    """The same sets were asked about before, on one of the same test pools, under another plan: what is found now is exploratory."""
+    design, inquiry, tests = digest(plan.design()), _inquiry(plan), set(_tests(plan))
     return any(
-        row["design"] == design
+        row["design"] == design or (row.get("inquiry") == inquiry and not tests.isdisjoint(row["tests"]))
         for sibling in (folder.parent.glob("*/looks.jsonl") if folder.parent.is_dir() else ())
         if sibling.parent.name != folder.name
         for row in read_looks(sibling.parent)

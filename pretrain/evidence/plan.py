@@ -48,6 +48,11 @@ ARM_FIELDS = {
     "untrained": {"runs"},
     "raw_pixels": {"side"},
 }
+PLANNED = {  # parameters of `pretrain train` that the comparison sets itself, and what says them
+    "data": "the run and its arms say what is trained on", "uids": "the arms say which rows are trained on", "out": "`--out` names the evidence folder",
+    "seed": "the plan's `seed` is the first, each run has its own", "samples_seen": "`budget` says it", "smallest_arm": "it follows from the arms",
+    "objective": "`objectives` says it", "device": "`--device` says it",
+}  # fmt: skip
 FORBIDDEN_NAME = "letters, digits, `_`, `-` and `.`"
 
 
@@ -170,9 +175,18 @@ def check_plan(body: Any, where: str) -> Plan:
         objectives = {str(name): {} for name in objectives}
     return Plan(
         where, _text(body.get("run")), arms, {str(k): dict(v or {}) for k, v in objectives.items()}, tasks, _budget(body.get("budget"), where),
-        dict(body.get("training") or {}), margin, looks, seeds, _whole(body.get("seed", 0), f"{where}: seed", 0), weights,
+        _training(body.get("training"), where), margin, looks, seeds, _whole(body.get("seed", 0), f"{where}: seed", 0), weights,
         _whole(body.get("jobs") or max(1, len(os.sched_getaffinity(0))), f"{where}: jobs", 1), dict(body.get("record") or {}),
     )  # fmt: skip
+
+
+def _training(given: Any, where: str) -> dict[str, Any]:
+    if given is not None and not isinstance(given, dict):
+        raise Refusal("bad-plan", f"{where}: training", f"{given!r}", "parameters of `pretrain train`, the same for every arm")
+    for name in given or {}:
+        if name in PLANNED:
+            raise Refusal("bad-plan", f"{where}: training", f"has {name}", "what else `pretrain train` takes, the same for every arm", PLANNED[name])
+    return dict(given or {})
 
 
 def _text(value: Any) -> str | None:

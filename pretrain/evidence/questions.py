@@ -24,6 +24,7 @@ from pretrain.evidence.looks import Key, Look
 from pretrain.evidence.plan import TRAINED, Plan, PlannedArm
 from pretrain.evidence.scores import ArmScores, Scores, Task, same_samples
 from pretrain.evidence.verdict import (
+    BETTER,
     CANNOT_TELL,
     MIN_RUNS,
     NOT_WORSE,
@@ -42,7 +43,7 @@ from pretrain.evidence.verdict import (
 FAMILIES = {"random": "earned", "random_clean": "clean", "random_shares": "shares"}
 SAID = {
     "full": "the full pool",
-    "random": "random of the same size",
+    "random": "random of the same size from the raw pool",
     "random_clean": "random of the same size from the cleaned pool",
     "random_shares": "random with the same class shares",
     "untrained": "the untrained network",
@@ -59,6 +60,7 @@ class Facts:
     proof_seconds: float | None = None
     leakage: dict[str, float] = field(default_factory=dict)
     fixed_on: str | None = None
+    settings: dict[str, str] = field(default_factory=dict)  # objective -> what it took by default from the comparison's sizes
 
 
 @dataclass(frozen=True)
@@ -246,13 +248,14 @@ def _verdict(objective: str, scope: Scope, arm: PlannedArm, ref: PlannedArm, que
         n=scope.units, clusters=scope.clusters, tasks=scope.num_tasks, runs_arm=scope.arms[i].values[0].shape[-2], runs_ref=scope.arms[j].values[0].shape[-2],
         draws=min(d for d in draws if d is not None) if draws else None, rows_arm=facts.rows.get(arm.name), rows_ref=facts.rows.get(ref.name),
         mean_arm=scope.mean(arm.name), mean_ref=scope.mean(ref.name), mean_untrained=scope.mean(untrained) if untrained else None,
-        diff=scope.mean(arm.name) - scope.mean(ref.name), proof_cost=facts.proof_cost, proof_seconds=facts.proof_seconds, fixed_on=facts.fixed_on if with_margin else None,
+        diff=scope.mean(arm.name) - scope.mean(ref.name), proof_cost=facts.proof_cost, proof_seconds=facts.proof_seconds, fixed_on=facts.fixed_on if with_margin and not look.exploratory else None,
         seen_by_selector=bool(scope.task and scope.task.name in _seen(plan)), leakage_rate=_leakage(scope, facts, plan),
-        note="exploratory: looked at before under another margin or other looks" if look.exploratory else "",
+        setting=facts.settings.get(objective),
+        note="exploratory: looked at before under another plan" if look.exploratory else "",
     )  # fmt: skip
     if plan.budget.get("epochs") and row.rows_arm and row.rows_ref and ref.is_a == "full":
         row.compute_saved_samples = 1 - row.rows_arm / row.rows_ref
-    if question == "enough" and facts.proof_cost is not None and row.rows_arm and row.rows_ref:
+    if plan.budget.get("epochs") and question == "enough" and facts.proof_cost is not None and row.rows_arm and row.rows_ref:
         row.pays_back = power.pays_back(facts.proof_cost, row.rows_arm / row.rows_ref)
     needed = [arm.name, ref.name] + ([untrained] if with_margin and untrained else [])
     few = [name for name in needed if scope.runs(name) < MIN_RUNS]
@@ -370,12 +373,13 @@ def _leakage(scope: Scope, facts: Facts, plan: Plan) -> float | None:
 
 
 def _note_redundancy(rows: list[Verdict], plan: Plan) -> None:
-    """Where random of the same size is not worse than full either, the selection is not what made it enough."""
+    """Where random of the same size is better or not worse than full too, the selection is not what made it enough."""
+    enough = (BETTER, NOT_WORSE)
     for v in rows:
-        if v.question != "enough" or v.word != NOT_WORSE:
+        if v.question != "enough" or v.word not in enough:
             continue
         for control in rows:
-            same = (control.reference, control.task, control.word) == (v.reference, v.task, NOT_WORSE)
+            same = (control.reference, control.task) == (v.reference, v.task) and control.word in enough
             if same and plan.arm(control.arm).is_a == "random" and plan.arm(control.arm).like == v.arm:
-                extra = "random of the same size is not worse either: the pool is redundant at this size, the selection is not what made it enough"
+                extra = f"random of the same size is {control.word} too: the pool is redundant at this size, the selection is not what made it enough"
                 v.note = "; ".join(filter(None, [v.note, extra]))

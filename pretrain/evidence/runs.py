@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from manifests.memory import keep_freed
 from manifests.publish import publish_table
 from pretrain.evidence.plan import TRAINED, Plan
 
@@ -65,6 +66,7 @@ def prepare_worker() -> None:
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
+    keep_freed()
     parent = os.getppid()
 
     def watch() -> None:

@@ -44,7 +44,7 @@ def table(verdicts: Path | pa.Table) -> str:
     parts = []
     for objective in dict.fromkeys(row["objective"] for row in rows):
         mine = [row for row in rows if row["objective"] == objective]
-        said = [row["sentence"] for row in mine if row["scope"] == "suite" and row["question"] in ("enough", "earned")]
+        said = [row["sentence"] for row in mine if row["scope"] == "suite" and row["question"] in ("enough", "earned", "clean")]
         parts.append("\n".join([f"{objective or 'scores'}{_header(mine)}", "", *_means(mine), "", *_questions(mine), "", *said]))
     return "\n\n".join([*parts, *_cost(rows)])
 
@@ -56,14 +56,17 @@ def _cost(rows: list[dict[str, Any]]) -> list[str]:
         return []
     took = f", {span(seconds)} of one thread, tests included" if seconds else ""
     back = {row["arm"]: row["pays_back"] for row in rows if row.get("pays_back") is not None}
+    if not back and str(rows[0]["budget"]).endswith("samples seen"):
+        equal = "At equal samples seen both cost the same to train; cheaper equal-epoch training was not tested."
+        return [f"The proof cost {cost:,.1f} trainings on the full pool{took}. {equal}"]
     pays = "".join(f" At equal epochs `{arm}` has paid for it after {math.ceil(after):,} later trainings." for arm, after in back.items())
     return [f"The proof cost {cost:,.1f} trainings on the full pool{took}.{pays}"]
 
 
 def _header(rows: list[dict[str, Any]]) -> str:
     first = rows[0]
-    at = f", look {first['look']}" if first["look"] else ", before the first look"
-    return f" ({first['budget']}{at})" if first["budget"] else f" ({at[2:]})"
+    at = f"look {first['look']}" if first["look"] else "before the first look"
+    return f" ({', '.join(filter(None, [first['budget'], first.get('setting'), at]))})"
 
 
 def _means(rows: list[dict[str, Any]]) -> list[str]:
@@ -89,8 +92,8 @@ def _questions(rows: list[dict[str, Any]]) -> list[str]:
         if row["scope"] == "task" and row["question"] in ("control", "anchor"):
             continue  # they stand in verdicts.parquet
         star = "*" if row["word"] != row["word_alone"] else ""
-        bounds = f" [{points(row['lo'])}, {points(row['hi'])}]" if row["lo"] is not None else ""
-        lines.append([row["arm"], row["reference"], row["task"] or "suite", f"{points(row['diff'])}{bounds}", row["word"] + star, _short_note(row)])
+        shown = f"{points(row['diff'])} [{points(row['lo'])}, {points(row['hi'])}]" if row["lo"] is not None else ""  # no look, no difference
+        lines.append([row["arm"], row["reference"], row["task"] or "suite", shown, row["word"] + star, _short_note(row)])
     return _aligned(lines, left=6)
 
 

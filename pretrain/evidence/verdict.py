@@ -119,13 +119,15 @@ def look_alpha(look: int, declared: int = 1) -> float:
 def next_alpha(spent: Mapping[int, float], runs: int, declared: Sequence[int]) -> float:
     """Error that a look at `runs` runs may spend after `spent` (runs -> alpha); 0 = no look is left, the words stand as they are.
 
-    A look that the plan declares has its share reserved; one that it does not takes the undeclared share, if so much is left unreserved.
+    A look that the plan declares has its share reserved, also where the first look was not declared; one that it does not takes the undeclared share, if so much is left unreserved.
     """
     if not spent:
         return ALPHA
-    share = look_alpha(2, len(declared)) if len(declared) > 1 else 0.0
-    if runs in declared:
-        return min(share, 2 * ALPHA - sum(spent.values())) if share else 0.0
+    first = next(iter(spent))
+    later = len(declared) - 1 if first in declared else sum(point > first for point in declared)
+    share = ALPHA / later if later else 0.0
+    if runs in declared and share:
+        return max(0.0, min(share, 2 * ALPHA - sum(spent.values())))
     reserved = share * sum(1 for point in declared if point not in spent and point > min(spent))
     left = 2 * ALPHA - sum(spent.values()) - reserved
     return max(0.0, min(look_alpha(len(spent) + 1), left)) if left > 1e-12 else 0.0
@@ -191,6 +193,7 @@ class Verdict:
     seen_by_selector: bool = False
     leakage_rate: float | None = None
     fixed_on: str | None = None
+    setting: str | None = None  # of the objective: "queue 1,024, k 51"
     sentence: str = ""
     claims: Claims = field(default_factory=Claims)
     dots: tuple[float, ...] = ()  # each run of the arm minus the reference's mean; for the plot only
@@ -210,7 +213,7 @@ def points(value: float, signed: bool = True, digits: int = 2) -> str:
 def sentence(v: Verdict, looks: int, reference_words: str) -> str:
     """The verdict as one sentence; every number in it stands in the same row.
 
-    `looks` is how many the plan declares, `reference_words` how a reader calls the reference: "the full pool", "random of the same size".
+    `looks` is how many the plan declares, `reference_words` how a reader calls the reference: "the full pool", "random of the same size from the raw pool".
     Guarantee   no p-value, no "equal", no "no significant difference"; "cannot tell" says what would tell.
     """
     where = f"on {v.tasks} task{'s' if v.tasks != 1 else ''}" if v.scope == "suite" else f"on {v.task}"
@@ -240,7 +243,7 @@ def _margin_words(v: Verdict) -> str:
     if v.margin_kind and v.margin_kind.startswith("retain"):
         share = 1 - float(v.margin_kind.split()[1])
         of_gain = f" = {100 * share:.3g} % of the gain over untrained"
-    fixed = f", fixed {v.fixed_on} before the first run" if v.fixed_on else ""
+    fixed = f", fixed {v.fixed_on} before the first run" if v.fixed_on else " as the plan states"
     return f", margin {points(v.margin, signed=False)} pt{of_gain}{fixed}"
 
 

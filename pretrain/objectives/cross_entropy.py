@@ -46,5 +46,5 @@ def cross_entropy(backbone: nn.Module, setting: Setting, *, projector: bool = Fa
         raise Refusal("bad-value", "objective cross_entropy: smoothing", f"{smoothing!r} is out of range", "it takes a number from 0 to below 1")
     width: int = backbone.width  # type: ignore[assignment]
     classifier = nn.Linear(width, max(setting.num_classes, 1))
-    head = nn.Sequential(mlp(width), nn.ReLU(inplace=True), classifier) if projector else classifier
+    head = nn.Sequential(mlp(width), classifier) if projector else classifier
     return CrossEntropy(backbone, head, smoothing)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from manifests.errors import Refusal
 from pretrain.objectives.bank import Bank
-from pretrain.objectives.objective import Logs, Objective, Setting, gather, mean_over_ranks, mlp, unit
+from pretrain.objectives.objective import Logs, Objective, Setting, full_precision, gather, mean_over_ranks, mlp, unit
 
 NEVER = -math.inf
 
@@ -30,6 +30,13 @@ def look_loss(
                 positive in the queue; all_positive: share whose neighbours all agree (no gradient); judged: how many queries the mean is over
     Cost        2 B Q D operations, and one pass over B Q similarities for the choice
     """
+    with full_precision(z_BD):
+        return _voted(z_BD if z_BD.dtype == torch.float64 else z_BD.float(), label_B, uid_B, queue_QD, queue_label_Q, queue_uid_Q, k=k, tau=tau)
+
+
+def _voted(
+    z_BD: Tensor, label_B: Tensor, uid_B: Tensor, queue_QD: Tensor, queue_label_Q: Tensor, queue_uid_Q: Tensor, *, k: int, tau: float
+) -> tuple[Tensor, Logs]:
     with torch.no_grad():
         s_BQ = z_BD.detach().to(queue_QD.dtype) @ queue_QD.T
         _leave_out(s_BQ, uid_B, queue_uid_Q)
@@ -203,7 +210,7 @@ def look(
     """
     default_queue, default_k = look_size(setting.smallest_arm, setting.num_classes)
     queue = default_queue if queue is None else queue
-    k = (default_k if queue == default_queue else _default_k(queue, setting.num_classes)) if k is None else k
+    k = (default_k if queue == default_queue else default_k(queue, setting.num_classes)) if k is None else k
     for name, value, is_fine, allowed in (
         ("queue", queue, queue >= 2, "at least 2"),
         ("k", k, 2 <= k <= queue, f"from 2 (one neighbour gives no gradient) to the queue's {queue}"),
@@ -220,8 +227,9 @@ def look(
 def look_size(smallest_arm: int, num_classes: int) -> tuple[int, int]:
     """(queue, k) by default: the same for all arms of a comparison, since they follow from the smallest one."""
     queue = 2 ** int(math.log2(max(min(65_536, smallest_arm // 2), 2)))
-    return queue, _default_k(queue, num_classes)
+    return queue, default_k(queue, num_classes)
 
 
-def _default_k(queue: int, num_classes: int) -> int:
+def default_k(queue: int, num_classes: int) -> int:
+    """Neighbours that vote by default: half of a class's share of the queue, from 2 to 200."""
     return max(2, min(200, queue // (2 * max(num_classes, 1))))

@@ -63,6 +63,11 @@ def unit(x: Tensor) -> Tensor:
     return functional.normalize(x if x.dtype == torch.float64 else x.float(), dim=1)
 
 
+def full_precision(z: Tensor) -> torch.autocast:
+    """A block in which autocast is off on the device of `z`: bfloat16 similarities have two digits, and neighbours are chosen by them."""
+    return torch.autocast(z.device.type, enabled=False)
+
+
 def num_ranks() -> int:
     """How many processes train together; 1 without `torch.distributed`."""
     distributed = torch.distributed

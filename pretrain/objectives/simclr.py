@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from manifests.errors import Refusal
-from pretrain.objectives.objective import Logs, Objective, Setting, gather_with_gradient, mlp, num_ranks, rank, unit
+from pretrain.objectives.objective import Logs, Objective, Setting, full_precision, gather_with_gradient, mlp, num_ranks, rank, unit
 
 
 def simclr_loss(one_BD: Tensor, two_BD: Tensor, *, tau: float) -> tuple[Tensor, Logs]:
@@ -18,6 +18,12 @@ def simclr_loss(one_BD: Tensor, two_BD: Tensor, *, tau: float) -> tuple[Tensor, 
     one_BD, two_BD   unit norm; row b of both is the same sample
     Logs        matched: share of views whose nearest other view is their own
     """
+    with full_precision(one_BD):
+        wide = torch.float64 if one_BD.dtype == torch.float64 else torch.float32
+        return _matched(one_BD.to(wide), two_BD.to(wide), tau)
+
+
+def _matched(one_BD: Tensor, two_BD: Tensor, tau: float) -> tuple[Tensor, Logs]:
     size = len(one_BD)
     z_all = torch.cat([gather_with_gradient(one_BD), gather_with_gradient(two_BD)])
     batch = size * num_ranks()

@@ -315,3 +315,17 @@ def test_a_written_plan_reads_back_as_the_same_comparison(tmp_path):
     plan = read_plan(path)
     path.write_text(yaml.safe_dump(plan.plain(), sort_keys=False))
     assert read_plan(path).digest == plan.digest
+
+
+@pytest.mark.parametrize(("mean", "word"), [(0.85, "better"), (0.80, "not worse")])
+def test_a_random_subset_that_does_as_well_is_said(tmp_path, mean, word):
+    made = table_of({**ARMS, "kept": (0.85, 5), "full": (0.80, 5), "random": (mean, 6, True)}, n=6000, seed=1)
+    folder = judge(written(tmp_path, made)[0], plan=tmp_path / "plan.yaml")
+    assert verdict_of(folder)["word"] == "better" and verdict_of(folder, arm="random")["word"] == word
+    assert f"random of the same size is {word} too" in verdict_of(folder)["note"]
+
+
+def test_judge_knows_no_date_of_a_first_run(tmp_path):
+    plan = PLAN + "record: {fixed: 2026-01-01}\n"
+    said = verdict_of(judge(written(tmp_path, table_of(ARMS, seed=1), plan)[0], plan=tmp_path / "plan.yaml"))["sentence"]
+    assert "as the plan states" in said and "before the first run" not in said

@@ -53,6 +53,11 @@ def test_defaults():
         ({"seeds": 0}, "a whole number from 1"),
         ({"budget": {"samples_seen": 0}}, "equal compute"),
         ({"budget": {"steps": 5}}, "equal compute"),
+        ({"training": ["batch"]}, "the same for every arm"),
+        *(
+            ({"training": {"batch": 64, name: 1}}, f"training: has {name}")
+            for name in ("data", "uids", "out", "seed", "samples_seen", "smallest_arm", "objective", "device")
+        ),
     ],
 )
 def test_refused(changes, words):

@@ -81,6 +81,8 @@ def test_undeclared_looks_take_only_what_is_not_reserved():
     assert next_alpha({3: ALPHA}, 5, [3, 5, 10]) == ALPHA / 2
     assert next_alpha({5: ALPHA}, 10, [3, 5, 10]) == ALPHA / 2  # the look at 3 was skipped
     assert next_alpha({3: ALPHA, 5: ALPHA / 2, 10: ALPHA / 2}, 12, [3, 5, 10]) == 0
+    assert next_alpha({3: ALPHA}, 5, [5]) == ALPHA and next_alpha({4: ALPHA}, 5, [5, 10]) == ALPHA / 2  # the first look was not declared
+    assert next_alpha({4: ALPHA, 5: ALPHA / 2}, 10, [5, 10]) == pytest.approx(ALPHA / 2)
     assert next_alpha({5: ALPHA}, 7, [5]) == ALPHA / 2 and next_alpha({5: ALPHA, 7: ALPHA / 2}, 9, [5]) == ALPHA / 6
 
 

@@ -43,3 +43,8 @@ def test_the_projector_stands_between_backbone_and_classifier():
 def test_a_smoothing_out_of_range_is_refused():
     with pytest.raises(Refusal, match=r"smoothing: 1.0 is out of range.*\[bad-value\]"):
         cross_entropy(TinyBackbone(), SETTING, smoothing=1.0)
+
+
+def test_no_second_rectifier_stands_before_the_classifier():
+    head = cross_entropy(TinyBackbone(), SETTING, projector=True).head
+    assert [type(m).__name__ for m in head.modules() if not list(m.children())] == ["Linear", "BatchNorm1d", "ReLU", "Linear", "Linear"]

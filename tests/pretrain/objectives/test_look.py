@@ -218,3 +218,14 @@ def test_without_a_projector_the_vote_is_on_the_backbones_features():
     assert objective.bank.z.shape == (64, TinyBackbone.width)
     assert {name.split(".")[0] for name, p in objective.named_parameters() if p.requires_grad} == {"backbone"}
     assert look(TinyBackbone(), Setting(4, 200, 10, 16), queue=64).k == 8  # k follows the queue that is given
+
+
+def test_half_precision_around_it_changes_no_bit():
+    random = torch.Generator().manual_seed(0)
+    z, queue = (normalize(torch.randn(n, 32, generator=random), dim=1) for n in (16, 256))
+    labels, uids = torch.randint(0, 4, (272,), generator=random), torch.arange(272)
+    given = (z, labels[:16], uids[:16], queue, labels[16:], uids[16:])
+    wanted = look_loss(*given, k=8, tau=0.1)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert look_loss(*given, k=8, tau=0.1)[0].equal(wanted)
+        assert look_loss(z.bfloat16(), *given[1:], k=8, tau=0.1)[0].dtype == torch.float32

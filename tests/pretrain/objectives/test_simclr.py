@@ -49,3 +49,10 @@ def test_equal_views_give_the_logarithm_of_the_candidates():
 def test_a_temperature_of_nothing_is_refused():
     with pytest.raises(Refusal, match=r"tau: 0.0 is out of range.*\[bad-value\]"):
         simclr(TinyBackbone(), Setting(2, 10, 1, 4), tau=0.0)
+
+
+def test_half_precision_around_it_changes_no_bit():
+    one, two = normalize(torch.randn(2, 16, 32, generator=torch.Generator().manual_seed(0)), dim=2)
+    wanted = simclr_loss(one, two, tau=0.1)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert simclr_loss(one, two, tau=0.1)[0].equal(wanted)
