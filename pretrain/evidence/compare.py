@@ -356,11 +356,11 @@ def _facts(comparison: Comparison, finished: list[Run], uids: dict[str, tuple[st
 
 def _settings(comparison: Comparison) -> dict[str, str]:
     """Queue and k of each LOOK objective, given or by default."""
-    from pretrain.objectives.look import default_k, look_size
+    from pretrain.objectives.look import look_size, usual_k
 
     found, classes = {}, max(ledger.num_classes for ledger in comparison.ledgers.values())
     for objective, given in comparison.plan.objectives.items():
         if given.get("name", objective) == "look":
             queue = given.get("queue") or look_size(comparison.smallest(), classes)[0]
-            found[objective] = f"queue {queue:,}, k {given.get('k') or default_k(queue, classes)}"
+            found[objective] = f"queue {queue:,}, k {given.get('k') or usual_k(queue, classes)}"
     return found

@@ -210,7 +210,7 @@ def look(
     """
     default_queue, default_k = look_size(setting.smallest_arm, setting.num_classes)
     queue = default_queue if queue is None else queue
-    k = (default_k if queue == default_queue else default_k(queue, setting.num_classes)) if k is None else k
+    k = (default_k if queue == default_queue else usual_k(queue, setting.num_classes)) if k is None else k
     for name, value, is_fine, allowed in (
         ("queue", queue, queue >= 2, "at least 2"),
         ("k", k, 2 <= k <= queue, f"from 2 (one neighbour gives no gradient) to the queue's {queue}"),
@@ -227,9 +227,9 @@ def look(
 def look_size(smallest_arm: int, num_classes: int) -> tuple[int, int]:
     """(queue, k) by default: the same for all arms of a comparison, since they follow from the smallest one."""
     queue = 2 ** int(math.log2(max(min(65_536, smallest_arm // 2), 2)))
-    return queue, default_k(queue, num_classes)
+    return queue, usual_k(queue, num_classes)
 
 
-def default_k(queue: int, num_classes: int) -> int:
+def usual_k(queue: int, num_classes: int) -> int:
     """Neighbours that vote by default: half of a class's share of the queue, from 2 to 200."""
     return max(2, min(200, queue // (2 * max(num_classes, 1))))
