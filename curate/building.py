@@ -377,7 +377,7 @@ def memory_bytes(given: str | int | None) -> int:
         return given
     if given is None:
         return machine_memory() // 2
-    match = re.fullmatch(r"\s*([0-9.]+)\s*(?:([KMGT])(i?)B?|B)?\s*", given, re.I)
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGT])(i?)B?|B)?\s*", given, re.I)
     if not match:
         raise Refusal("bad-value", "--memory", f"{given!r}", "bytes, or a number with KiB, MiB, GiB or TiB")
     power = " KMGT".index((match[2] or " ").upper())
