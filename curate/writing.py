@@ -1,5 +1,6 @@
 """The end of a build: ledger, selection and shards, from the parts alone."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from manifests.ledger import fold_shard, law, write_ledger, write_selection
 from manifests.progress import Progress
 from manifests.schema import DROPPED, KEPT, QUARANTINED
 from manifests.shards.write import ShardTask, layout, write_shard_task, write_sizes
+
+OURS = re.compile(r"\d{5}(\.tar|\.parquet|_stats\.json)")
 
 
 def finish(
@@ -39,7 +42,7 @@ def finish(
                 totals[{KEPT: "kept", DROPPED: "dropped", QUARANTINED: "quarantined"}[item["values"]]] += item["counts"]
             yield table
 
-    files = write_ledger(root / "ledger", tables(), kept, lambda _: (out_shard, out_row) if recipe.shards else (none, none), made_of)
+    files = write_ledger(root / "ledger", tables(), kept, (out_shard, out_row) if recipe.shards else (none, none), made_of)
     law(totals, str(root))
     assert totals["kept"] == kept
     write_selection(root / "selection.npy", _identities(files))
@@ -97,10 +100,9 @@ def _kept_rows(frame: Frame, files: list[Path]) -> pa.Table:
 
 
 def _remove_stale(folder: Path, outputs: list[Path]) -> None:
-    """Shards of an earlier recipe that this run does not write."""
-    keep = {p.stem for p in outputs}
+    """Delete the shards of an earlier recipe that this run does not write; files of other names are not ours."""
     for path in sorted(folder.glob("*")) if folder.is_dir() else []:
-        if path.stem not in keep and path.name != "sizes.json":
+        if OURS.fullmatch(path.name) and path not in outputs:
             path.unlink()
     if not outputs and (folder / "sizes.json").exists():
         (folder / "sizes.json").unlink()

@@ -76,14 +76,12 @@ def _column(values: Any, kind: pa.DataType) -> Any:
     return pa.array(values, kind)
 
 
-def write_ledger(
-    folder: Path, tables: Iterator[pa.Table], kept: int, place: Callable[[int], tuple[np.ndarray, np.ndarray]], made_of: str
-) -> list[Path]:
+def write_ledger(folder: Path, tables: Iterator[pa.Table], kept: int, place: tuple[np.ndarray, np.ndarray], made_of: str) -> list[Path]:
     """Publish `ledger/NNNNN.parquet`: whole shards, up to 1 M rows a file.
 
-    place       (row numbers among the kept, as a start and a count are asked for) -> (out_shard numbers, out_row) of the kept rows, in pool order
+    place       (out_shard, out_row), (kept,) int64 each: where every kept row goes, in pool order; empty where no shards are written
     """
-    out_shard, out_row = place(kept)
+    out_shard, out_row = place
     files: list[Path] = []
     waiting: list[pa.Table] = []
     rows = at = 0

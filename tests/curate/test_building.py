@@ -240,3 +240,13 @@ def test_a_changed_list_file_decides_anew(home, tmp_path):
     names.write_text("000004\n")
     run = build(home, "listed", recipe=recipe)
     assert (run.find("000001")["status"], run.find("000004")["status"]) == ("kept", "dropped")
+
+
+def test_a_recipe_with_fewer_shards_leaves_none_of_the_old_ones_and_nothing_of_the_users(home):
+    build(home, "fewer")
+    note = home / "fewer" / "shards" / "my-notes.txt"
+    note.write_text("keep me")
+    run = build(home, "fewer", "select.stratified.keep=4")
+    assert sorted(p.name for p in (run.path / "shards").glob("*.tar")) == ["00000.tar"]
+    assert not (run.path / "shards" / "00001_stats.json").exists()
+    assert note.read_text() == "keep me"

@@ -347,7 +347,7 @@ def _record(run: Path, shards: list[Shard], samples: list[Sample], stages: list[
     status = [word for t in tables for word in t["status"].to_pylist()]
     kept = [s for s, word in zip(samples, status, strict=True) if word == "kept"]
     place = np.arange(len(kept)) // per_shard, np.arange(len(kept)) % per_shard
-    write_ledger(run / "ledger", iter(tables), len(kept), lambda _: place, digest("ledger"))
+    write_ledger(run / "ledger", iter(tables), len(kept), place, digest("ledger"))
     write_selection(run / "selection.npy", [s.uid for s in kept])
     sizes = {}
     for number in range(0, len(kept), per_shard):
