@@ -104,12 +104,22 @@ def _decoded(payload: Any, min_side: int | None) -> "np.ndarray | str":
 
 @dataclass
 class Edges:
-    """Pairs of rows (local indices) down to a stage's floor: `a`, `b` int64, `score` float64, and what else was seen of each pair."""
+    """Pairs of rows (local indices) down to a stage's floor: `a`, `b` int64, `score` float64, and what else was seen of each pair (numpy arrays)."""
 
     a: np.ndarray
     b: np.ndarray
     score: np.ndarray
     columns: Columns = field(default_factory=dict)
+
+    def state(self) -> State:
+        """As `Pool.once` publishes it."""
+        return self.a, self.b, self.score, np.array(list(self.columns), "U64"), *(np.asarray(v) for v in self.columns.values())
+
+    @classmethod
+    def of(cls, state: State) -> "Edges":
+        """From `state`."""
+        a, b, score, names, *values = state
+        return cls(a, b, score, dict(zip(names.tolist(), values, strict=True)))
 
 
 @dataclass
@@ -180,8 +190,9 @@ class Pool:
         evaluations: "dict[str, Pool] | None" = None,
         device: str = "cpu",
         name: str = "",
+        edges: Edges | None = None,
     ) -> None:
-        self.name = name
+        self.name, self._edges = name, edges
         self.uid = np.asarray(uid, dtype="S32")
         self._table = columns if isinstance(columns, pa.Table) else pa.table(columns or {})
         self._vectors = vectors or {}
@@ -246,6 +257,15 @@ class Pool:
     def evaluation(self, path: str) -> "Pool":
         """The evaluation pool at `path`, with the same columns and vectors measured in the same way."""
         return self._evaluations[path]
+
+    def edges(self, find: Callable[[], Edges]) -> Edges:
+        """The pairs of live rows down to the stage's floor: what `find` finds, looked for once; in a replay those that the run holds, without a picture.
+
+        A method that decides by pairs does all its long work in `find` and is a fold over what comes back; it gives the same edges in its `Verdicts`.
+        """
+        if self._edges is not None:
+            return self._edges
+        return Edges.of(self.once("edges", lambda: find().state()))
 
     def once(self, name: str, function: Callable[[], State]) -> State:
         """`function()`, a tuple of arrays, computed once: after a crash the published result is read instead."""
