@@ -7,6 +7,7 @@ Each slug has an exit code here and a paragraph in ``docs/messages.md`` (a test 
 DONE, BUG, WRONG_USE, BAD_SAMPLES, BROKEN_RECORD, DOES_NOT_FIT, LOCKED, STOPPED = 0, 1, 2, 3, 4, 5, 6, 130
 
 SLUGS = {  # slug: exit code, in alphabetical order
+    "bad-command": WRONG_USE,
     "bad-image": BAD_SAMPLES,
     "bad-plan": WRONG_USE,
     "bad-pool": WRONG_USE,

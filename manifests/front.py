@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from manifests.errors import STOPPED, Refusal
+from manifests.errors import STOPPED, WRONG_USE, Refusal
 
 ROOMS = {
     "curate": "decide which samples to keep, and write them as shards",
@@ -40,9 +40,14 @@ class Verbs(click.Group):
         except KeyboardInterrupt:
             click.echo(f"{name}: stopped; run the same command again to go on", err=True)
             sys.exit(STOPPED)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            sys.exit(WRONG_USE)
         except click.ClickException as error:
-            error.show()
-            sys.exit(error.exit_code)
+            path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else name
+            refusal = Refusal("bad-command", path, error.format_message().replace(". Did", "; did").rstrip(".?"), cure=f"See `{path} --help`")
+            click.echo(str(refusal), err=True)
+            sys.exit(refusal.exit_code)
         except BrokenPipeError:
             sys.exit(0)
         sys.exit(code if isinstance(code, int) else 0)
@@ -61,8 +66,9 @@ def main(arguments: tuple[str, ...]) -> None:
         importlib.import_module(f"{arguments[0]}.cli").main(list(arguments[1:]), prog_name=f"keepset {arguments[0]}")
         return
     if arguments and arguments[0] not in ("--help", "-h"):
-        click.echo(f"keepset: there is no command {arguments[0]!r}; there are {', '.join(ROOMS)} [unknown-parameter]", err=True)
-        sys.exit(2)
+        refusal = Refusal("bad-command", "keepset", f"there is no command {arguments[0]!r}", f"there are {', '.join(ROOMS)}")
+        click.echo(str(refusal), err=True)
+        sys.exit(refusal.exit_code)
     click.echo("keepset decides which samples of a pool to keep, says why for every one, and proves they were enough.\n")
     for name, sentence in ROOMS.items():
         click.echo(f"  {name:<10} {sentence}")

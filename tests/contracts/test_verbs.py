@@ -43,8 +43,14 @@ def test_a_refusal_is_one_line_with_its_exit_code(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_an_unknown_verb_is_wrong_use():
-    assert subprocess.run([BIN / "curate", "frobnicate"], capture_output=True).returncode == 2
+@pytest.mark.parametrize(
+    "given", [["curate", "frobnicate"], ["curate", "build"], ["curate", "build", "x", "--frob"], ["manifests", "show"], ["keepset", "frobnicate"]]
+)
+def test_a_wrong_command_line_is_one_line_with_a_slug(given):
+    done = subprocess.run([BIN / given[0], *given[1:]], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.rstrip().endswith("[bad-command]")
 
 
 def test_keepset_forwards():
