@@ -2,8 +2,13 @@
 
 from typing import Any
 
-__all__ = ["audit", "build"]
-_HOMES = {"build": "curate.building", "audit": "curate.auditing"}  # not modules of the same name: an imported submodule would hide the function
+__all__ = ["append", "audit", "build", "replay"]
+_HOMES = {
+    "append": "curate.appending",
+    "build": "curate.building",
+    "audit": "curate.auditing",
+    "replay": "curate.replaying",
+}  # not modules of the same name: an imported submodule would hide the function
 
 
 def __getattr__(name: str) -> Any:

@@ -1,11 +1,9 @@
 """Walk the plan: measure every shard, decide stage by stage, fold the ledger, write the shards. Everything resumes by digests."""
 
-import importlib.metadata
 import os
-import platform
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,13 @@ import pyarrow.parquet as pq
 from curate.deciding import Setting, decide
 from curate.engine_local import default_workers, map_tasks
 from curate.frame import Frame, attached_digests
-from curate.measuring import Measured, MeasureTask, encoder_identity, measure_shard, part_path, stage_key, vector_name
-from curate.plan import cached_digests, check_columns, evaluation_names, evaluation_paths, measures_of
-from curate.recipe import Column, PoolPaths, Recipe, ResolvedStage, VectorName, read_recipe
-from curate.stages import MEASURE, STAGES
+from curate.generations import Generations, as_grown, generations_of
+from curate.measuring import Measured, MeasureTask, measure_shard, part_path
+from curate.memory import fitting_workers, held_under, refuse_early, shares
+from curate.plan import cached_digests, cached_shards, check_columns, evaluation_names, evaluation_paths, measures_for, measures_of, needs_of
+from curate.recipe import Recipe, read_recipe
+from curate.recording import bounds_of, build_digest, generation_records, inputs_of, ledger_stages, publish_run
+from curate.stages import MEASURE
 from curate.standing import discard, parts_stand, verdicts_stand
 from curate.writing import finish, recorded
 from manifests.digest import digest
@@ -27,10 +28,9 @@ from manifests.errors import Refusal
 from manifests.progress import Progress, record_event
 from manifests.publish import locked, publish, publish_bytes, publish_json
 from manifests.run import Run, open_run
-from manifests.schema import FORMAT
 from manifests.shards.pool_yaml import PoolDescription, open_pool
 
-PACKAGES = ("numpy", "pyarrow", "pillow", "simplejpeg", "torch", "timm", "open_clip_torch", "faiss-cpu", "xxhash", "scipy")
+ASIDE = Path("scratch", "run.json")  # where an append puts the record that it is about to replace
 
 
 @dataclass(frozen=True)
@@ -75,24 +75,24 @@ def build(
     resolved = read_recipe(recipe, list(settings), pool)
     if not resolved.pool:
         raise Refusal("bad-recipe", str(recipe), "names no pool", "pool: PATH in the recipe, or --pool PATH")
-    description = open_pool(resolved.pool)
-    if not description.shards:
-        raise Refusal("empty-pool", resolved.pool, "has no shards", "at least one")
-    check_columns(resolved, description)
-    options = Options(workers or default_workers(), resolve_device(device), memory_bytes(memory), Path(out) / "events.jsonl", quiet, recheck)
     root = Path(out)
+    resolved = as_grown(resolved, root)
+    generations = generations_of(resolved)
+    for each in generations.pools:
+        check_columns(resolved, each)
+    options = Options(workers or default_workers(), resolve_device(device), memory_bytes(memory), Path(out) / "events.jsonl", quiet, recheck)
     _refuse_foreign(root)
     for other in reuse:
         if not (Path(other) / "parts").is_dir():
             raise Refusal("not-a-run", str(other), "holds no parts", "a run, for --reuse")
     with locked(root):
         started = time.monotonic()
-        run = _finished(root, resolved, description, recheck)
+        run = _finished(root, resolved, generations, recheck)
         if run is None:
             for other in reuse:
-                _link(Path(other), root)
+                link_run(Path(other), root)
             discard(root, recheck)
-            run = _build(resolved, description, root, options)
+            run = run_stages(resolved, generations, root, options)
             record_event(root / "events.jsonl", "built", seconds=round(time.monotonic() - started, 3), **run.info["counts"])
     if resolved.shards and not run.info["counts"]["kept"]:
         raise Refusal(
@@ -143,50 +143,48 @@ def _refuse_foreign(root: Path) -> None:
         raise Refusal("not-a-run", str(root), f"holds {', '.join(foreign[:3])} and is no run", "an empty or a new folder, or a run to go on with")
 
 
-def build_digest(recipe: Recipe, inputs: dict[str, list[str]]) -> str:
-    """What a finished run was made from: the resolved stages with their versions, the seed, every pool's shards."""
-    stages = [[s.id, stage_key(s, encoder_identity(s)), s.within, s.protect] for s in recipe.stages]
-    return digest(FORMAT, recipe.seed, recipe.shards, STAGES["measure.index"].version, stages, inputs)
-
-
-def _finished(root: Path, recipe: Recipe, pool: PoolDescription, recheck: bool) -> Run | None:
+def _finished(root: Path, recipe: Recipe, generations: Generations, recheck: bool) -> Run | None:
     """The run, where it is finished and nothing that it was made from has changed."""
     if recheck or not (root / "run.json").exists():
         return None
-    inputs: dict[str, list[str]] = {}
-    for name, (folder, described) in _pools(recipe, pool, root).items():
-        known = cached_digests(folder, described)
+    inputs: dict[str, list[Any]] = {}
+    for name, (folder, pools) in _pools(recipe, generations, root).items():
+        described, known = pools.whole, {id: given for pool in pools.pools for id, given in cached_digests(folder, pool).items()}
         if len(known) != len(described.shards):
             return None
         inputs[name] = [known[s.id] for s in described.shards]
-        if not parts_stand(folder, described, inputs[name], _measures_for(recipe, name or None)):
+        if not parts_stand(folder, described, inputs[name], measures_for(recipe, name or None)):
             return None
         inputs[f"attached {name}"] = attached_digests(described)
     try:
         run = open_run(root)
-        same = run.info["build_digest"] == build_digest(recipe, inputs)
-        return run if same and verdicts_stand(run, pool) else None
+        same = run.info["build_digest"] == build_digest(recipe, inputs | bounds_of(generations.bounds))
+        return run if same and verdicts_stand(run, generations.whole, generations.bounds) else None
     except (ValueError, KeyError, TypeError):  # a record that is damaged or edited
         return None
 
 
-def _pools(recipe: Recipe, pool: PoolDescription, root: Path) -> dict[str, tuple[Path, PoolDescription]]:
-    """ "" -> the pool itself; evaluation path -> its folder in the run and its description."""
+def _pools(recipe: Recipe, generations: Generations, root: Path) -> dict[str, tuple[Path, Generations]]:
+    """ "" -> the pool itself in its generations; evaluation path -> its folder in the run and its description."""
     names = evaluation_names(evaluation_paths(recipe))
-    return {"": (root, pool), **{path: (root / "evaluations" / name, open_pool(path)) for path, name in names.items()}}
+    return {"": (root, generations), **{path: (root / "evaluations" / name, Generations((open_pool(path),))) for path, name in names.items()}}
 
 
-def _link(other: Path, root: Path) -> None:
-    """Hard-link (or copy) the vectors, edges, cache and then the parts of another run that this run has not; digests decide later whether they serve."""
+def link_run(other: Path, root: Path, link: Callable[[Path, Path], None] = os.link, wanted: Callable[[Path], bool] = lambda path: True) -> None:
+    """Hard-link (or copy) the vectors, edges, cache and then the parts of another run that this run has not; digests decide later whether they serve.
+
+    wanted    which of the files, by their path in the run
+    """
     kinds = ("vectors", "edges", "cache", "evaluations", "parts")
     found = [source for kind in kinds for source in sorted((other / kind).rglob("*")) if source.is_file() and not source.name.startswith(".")]
+    found = [source for source in found if wanted(source.relative_to(other))]
     for source in sorted(found, key=lambda s: "parts" in s.relative_to(other).parts[:-1]):
         target = root / source.relative_to(other)
         if target.exists():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(source, target)
+            link(source.resolve(), target)
         except OSError:
             _copy(source, target)
 
@@ -196,64 +194,124 @@ def _copy(source: Path, target: Path) -> None:
         publish(target, lambda file: shutil.copyfileobj(given, file))
 
 
-def _build(recipe: Recipe, pool: PoolDescription, root: Path, options: Options) -> Run:
-    (root / "run.json").unlink(missing_ok=True)
+@dataclass(frozen=True)
+class Earlier:
+    """What a run that grows knows of itself: the input digest of each shard, its outputs, how many generations nothing may decide anew.
+
+    While these are decided its record stands: the run is whole until the new verdicts are there.
+    """
+
+    inputs: dict[str, str]
+    outputs: dict[str, list[Any]]
+    settled: int
+
+
+def run_stages(recipe: Recipe, generations: Generations, root: Path, options: Options, earlier: Earlier | None = None) -> Run:
+    """Measure, decide and write all that does not stand; the run, finished. `root` is locked by the caller."""
+    line = refuse_early(recipe, *needs_of(recipe, generations.whole, root, options.memory), options.memory)
+    record_event(options.events, "memory", line=line, allowed=options.memory)
+    if not options.quiet:
+        _say(line)
+    with held_under(options.memory, options.events, options.quiet):
+        return _run_stages(recipe, generations, root, options, earlier)
+
+
+def _run_stages(recipe: Recipe, generations: Generations, root: Path, options: Options, earlier: Earlier | None) -> Run:
     for stale in root.rglob(".*.tmp"):  # left by a process that was killed while it wrote
         stale.unlink()
-    publish_bytes(root / "recipe.yaml", recipe.yaml().encode())
+    if earlier is None:
+        _begin(recipe, root, keep_record=False)
     frames: dict[str, Frame] = {}
     damage: list[str] = []
-    for path, (folder, described) in _pools(recipe, pool, root).items():
-        frames[path], found = measure_pool(recipe, described, folder, options, last=path or None)
+    for path, (folder, pools) in _pools(recipe, generations, root).items():
+        frames[path], found = measure_pool(recipe, pools, folder, options, last=path or None, trusted={} if path or not earlier else earlier.inputs)
         damage += found
     frame = frames.pop("")
-    if not len(frame.live):
-        raise Refusal("empty-pool", recipe.pool or "", "holds no samples", "at least one")
+    if earlier:
+        _refuse_known(frame, earlier)
+    at = 0
+    for pool in generations.pools:
+        if not frame.counts[at : at + len(pool.shards)].sum():
+            raise Refusal("empty-pool", pool.path, "holds no samples", "at least one")
+        at += len(pool.shards)
     for path, evaluation in frames.items():
-        for stage in _measures_for(recipe, path):
+        for stage in measures_for(recipe, path):
             evaluation.add_measure(stage)
-    counts = _stages(recipe, frame, Setting(recipe.seed, options.memory, options.device, frames), root, options)
-    return _finish(recipe, pool, frame, counts, root, options, damage, frames)
+    if earlier and not earlier.settled:
+        _begin(recipe, root, keep_record=True)
+    setting = Setting(recipe.seed, options.memory, options.device, frames, earlier.settled if earlier else 0)
+    counts = _stages(recipe, frame, setting, root, options)
+    if earlier and earlier.settled:
+        _begin(recipe, root, keep_record=True)
+    return _finish(recipe, generations, frame, counts, root, options, damage, frames, earlier.outputs if earlier else {})
 
 
-def _measures_for(recipe: Recipe, path: str | None) -> list[ResolvedStage]:
-    """The measures that the pool (None: all) or an evaluation pool needs: those whose columns or vectors a stage that reads the pool reads."""
-    if path is None:
-        return [s for s in recipe.stages if s.kind == MEASURE and s.name != "measure.index"]
-    wanted: set[str] = set()
-    for stage in recipe.stages:
-        if path in stage.reads(PoolPaths):
-            wanted |= {*stage.reads(Column), *stage.reads(VectorName)}
-    measures = [s for s in recipe.stages if s.kind == MEASURE and s.name != "measure.index"]
-    return [s for s in measures if wanted & {*s.writes, *([vector_name(s)] if s.name == "measure.vectors" else [])}]
+def _refuse_known(frame: Frame, earlier: Earlier) -> None:
+    """Refuse shards that the run holds already, whatever they are called: their samples would all come twice."""
+    known = {given: name for name, given in earlier.inputs.items()}
+    for shard, given in zip(frame.shards, frame.inputs, strict=True):
+        if shard.id not in earlier.inputs and given in known:
+            cure = "Give the new shards alone: --pool 'FOLDER/{00003..00005}.tar'"
+            raise Refusal("bad-value", shard.url, f"is the shard {known[given]} that the run holds already", "each shard once", cure)
 
 
-def measure_pool(recipe: Recipe, pool: PoolDescription, root: Path, options: Options, last: str | None = None) -> tuple[Frame, list[str]]:
-    """Run every measure over every shard of a pool into `root`; the measures that need a device run after the others, in this process."""
-    wanted = None if last is None else {s.id for s in _measures_for(recipe, last)}
+def _begin(recipe: Recipe, root: Path, keep_record: bool) -> None:
+    """From here on the run is not finished: its record goes, or is put aside for an append that is run again after a crash."""
+    if keep_record and (root / "run.json").exists():
+        publish_bytes(root / ASIDE, (root / "run.json").read_bytes())
+    elif not keep_record:
+        (root / ASIDE).unlink(missing_ok=True)
+    (root / "run.json").unlink(missing_ok=True)
+    publish_bytes(root / "recipe.yaml", recipe.yaml().encode())
+
+
+def measure_pool(
+    recipe: Recipe, generations: Generations, root: Path, options: Options, last: str | None = None, trusted: dict[str, str] | None = None
+) -> tuple[Frame, list[str]]:
+    """Run every measure over every shard of each generation into `root`.
+
+    last        an evaluation pool's path: only the measures that it needs
+    trusted     input digests of shards whose parts are known to stand: nothing of them is read again
+    """
+    results: dict[str, Measured] = {}
+    for each in generations.pools:
+        if trusted and all(shard.id in trusted for shard in each.shards):
+            results |= {s.id: measure_shard(MeasureTask(s, root, (), trusted[s.id], classes=each.classes)) for s in each.shards}
+        else:
+            results |= _measure(recipe, each, root, options, last)
+    pool = generations.whole
+    _agree(root, pool)
+    frame = Frame(root, pool, [results[s.id].input_digest for s in pool.shards], _counts(pool, results), bounds=generations.bounds)
+    frame.identify()
+    frame.quarantine("measure.index")
+    names = {shard.id: each.name for each in generations.pools for shard in each.shards}
+    return frame, [f"{names[shard]}: {shard}: {text}" for shard, result in results.items() for text in result.damage]
+
+
+def _measure(recipe: Recipe, pool: PoolDescription, root: Path, options: Options, last: str | None) -> dict[str, Measured]:
+    """What the tasks of one pool report, by shard; the measures that need a device run after the others, in this process."""
+    wanted = None if last is None else {s.id for s in measures_for(recipe, last)}
     known = cached_digests(root, pool, options.recheck)
     results: dict[str, Measured] = {}
     for device in (False, True):
         stages = tuple(s for s in measures_of(recipe, device) if wanted is None or s.id in wanted)
         if device and not stages:
             break
+        workers = 1 if device else fitting_workers(options.workers, options.memory)
+        place, (share, room) = options.device if device else "cpu", shares(workers, options.memory)
         tasks = [
-            MeasureTask(s, root, stages, results[s.id].input_digest if device else known.get(s.id), options.device if device else "cpu", pool.classes)
+            MeasureTask(s, root, stages, results[s.id].input_digest if device else known.get(s.id), place, pool.classes, share, room)
             for s in pool.shards
         ]
         what = f"{pool.name}: " + (", ".join(s.id.removeprefix("measure.") for s in stages) if stages else "index")
         with Progress(what, len(tasks), "shards", options.events, options.quiet) as progress:
-            for result in map_tasks(measure_shard, tasks, workers=1 if device else options.workers):
+            for result in map_tasks(measure_shard, tasks, workers=workers):
                 first = results.get(result.shard, result)  # the signature of before the first reading: what changed since is read again next time
                 results[result.shard] = replace(result, signature=first.signature)
                 progress.advance()
     cache = {s.url: {"signature": results[s.id].signature, "digest": results[s.id].input_digest, "classes": list(pool.classes)} for s in pool.shards}
-    publish_json(root / "cache" / "shards.json", cache)
-    _agree(root, pool)
-    frame = Frame(root, pool, [results[s.id].input_digest for s in pool.shards], _counts(pool, results))
-    frame.identify()
-    frame.quarantine("measure.index")
-    return frame, [f"{pool.name}: {shard}: {text}" for shard, result in results.items() for text in result.damage]
+    publish_json(root / "cache" / "shards.json", {**cached_shards(root), **cache})
+    return results
 
 
 def _agree(root: Path, pool: PoolDescription) -> None:
@@ -312,47 +370,25 @@ def _say(line: str) -> None:
 
 
 def _finish(
-    recipe: Recipe, pool: PoolDescription, frame: Frame, counts: dict, root: Path, options: Options, damage: list[str], frames: dict[str, Frame]
-) -> Run:
-    stages = [("measure.index", MEASURE), *((s.id, s.kind) for s in recipe.stages if s.name != "measure.index")]
-    totals, outputs = finish(recipe, frame, stages, root, workers=options.workers, quiet=options.quiet)
-    inputs: dict[str, list[str]] = {}
-    for path, measured in {"": frame, **frames}.items():
-        inputs |= {path: measured.inputs, f"attached {path}": attached_digests(measured.pool)}
-        outputs |= recorded(root, measured.vector_files())
+    recipe: Recipe, generations: Generations, frame: Frame, counts: dict, root: Path, options: Options, damage: list[str], frames: dict[str, Frame],
+    known: dict[str, list[Any]],
+) -> Run:  # fmt: skip
+    workers = fitting_workers(options.workers, options.memory)
+    totals, outputs = finish(recipe, frame, ledger_stages(recipe), root, workers=workers, quiet=options.quiet, known=known)
+    measured = {"": frame, **frames}
+    for each in measured.values():
+        outputs |= recorded(root, each.vector_files(), known if each is frame else None)
     names = evaluation_names(evaluation_paths(recipe))
-    records = [_record("measure.index", "measure.index", MEASURE, {}, frame, counts)]
-    records += [_record(s.id, s.name, s.kind, s.plain()[s.name], frame, counts) for s in recipe.stages if s.name != "measure.index"]
-    publish_json(
-        root / "run.json",
-        {
-            "format": FORMAT, "keepset": _version("keepset"), "python": platform.python_version(), "packages": {p: _version(p) for p in PACKAGES},
-            "pool": {"name": pool.name, "path": os.path.abspath(pool.path) if "://" not in pool.path else pool.path, "digest": digest(frame.inputs), "licence": pool.licence, "source": pool.source},
-            "seed": recipe.seed, "recipe_digest": digest(recipe.yaml()), "build_digest": build_digest(recipe, inputs), "stages": records,
-            "counts": totals, "classes": list(pool.classes), "damage": damage, "device": options.device,
-            "evaluations": {name: path for path, name in names.items()}, "outputs": outputs,
-        },
-    )  # fmt: skip
+    pool, ledger = generations.whole, sorted((root / "ledger").glob("*.parquet"))
+    lineage = {
+        "pool": {"name": pool.name, "path": os.path.abspath(pool.path) if "://" not in pool.path else pool.path, "digest": digest(frame.inputs), "licence": pool.licence, "source": pool.source},
+        "generations": generation_records(frame, generations.groups, ledger),
+        "build_digest": build_digest(recipe, inputs_of(measured)), "counts": totals, "classes": list(pool.classes), "damage": damage, "device": options.device,
+        "evaluations": {name: path for path, name in names.items()}, "outputs": outputs,
+    }  # fmt: skip
+    publish_run(root, recipe, frame, counts, lineage)
+    (root / ASIDE).unlink(missing_ok=True)
     return open_run(root)
-
-
-def _record(stage_id: str, name: str, kind: str, parameters: dict, frame: Frame, counts: dict) -> dict[str, Any]:
-    return {
-        "id": stage_id,
-        "name": name,
-        "kind": kind,
-        "version": STAGES[name].version,
-        "parameters": parameters,
-        "digest": frame.digests[stage_id],
-        "counts": counts[stage_id],
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def resolve_device(device: str) -> str:

@@ -116,7 +116,7 @@ def build(recipe: str, pool: str | None, out: Path, settings: tuple[str, ...], r
         from curate.dry_run import dry_run as plan
         from curate.dry_run import text
 
-        emit(plan(recipe, pool=pool, out=out, settings=settings, workers=workers, device=device, memory=memory), as_json, text)
+        emit(plan(recipe, pool=pool, out=out, settings=settings, workers=workers, device=device, memory=memory, reuse=reuse), as_json, text)
         return
     stamp = _stamp(out)
     run = function(
@@ -138,6 +138,59 @@ def build(recipe: str, pool: str | None, out: Path, settings: tuple[str, ...], r
     from manifests.audit.show import text as shown
 
     emit(show(run.path), as_json, shown)
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--set", "settings", multiple=True, metavar="STAGE.PARAMETER=VALUE", help="Override a parameter; may be given again.")
+@click.option("--without", multiple=True, metavar="STAGE", help="Leave a stage out; may be given again.")
+@click.option("--order", metavar="STAGE,STAGE", help="These stages, in this order, take the places that they hold now.")
+@click.option("--recipe", help="A whole recipe instead of the run's own.")
+@click.option("--out", type=click.Path(path_type=Path), help="A new folder for the whole run; `curate build` then only writes its shards.")
+@DEVICE
+@click.option("--memory", help="Private memory to stay under, such as 4GiB; default: half of the machine.")
+@JSON
+def replay(run: Path, settings: tuple[str, ...], without: tuple[str, ...], order: str | None, recipe: str | None, out: Path | None, device: str,
+           memory: str | None, as_json: bool) -> None:  # fmt: skip
+    """Decide RUN again with other thresholds, stages or order, without a picture: funnel, flows, forecast.
+
+    Example: curate replay runs/photos --set dedup.perceptual.max_rms=8 --without keep.where
+    """
+    from curate.replaying import replay as function
+    from curate.replaying import text
+
+    found = function(run, settings=settings, without=without, order=order, recipe=recipe, out=out, device=device, memory=memory)
+    emit(found, as_json, text)
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--pool", help="The new pool's folder, or a shard URL.")
+@click.option("--redecide", is_flag=True, help="Decide all generations anew together; what was measured stays, ledger and shards are replaced.")
+@WORKERS
+@DEVICE
+@click.option("--memory", help="Private memory to stay under, such as 4GiB; default: half of the machine.")
+@click.option("--dry-run", is_flag=True, help="Print the stages, what is done, and what the rest will take; do nothing.")
+@JSON
+def append(run: Path, pool: str | None, redecide: bool, workers: int | None, device: str, memory: str | None, dry_run: bool, as_json: bool) -> None:
+    """Append a new pool to the finished RUN: only what is new is measured, decided and written; old shards stay as they are.
+
+    Example: curate append runs/photos --pool pools/photos-june
+    """
+    from curate.appending import append as function
+    from curate.appending import append_plan
+    from curate.dry_run import text
+    from manifests.audit.show import show
+    from manifests.audit.show import text as shown
+
+    if dry_run:
+        emit(append_plan(run, pool=pool, redecide=redecide, workers=workers, device=device, memory=memory), as_json, text)
+        return
+    stamp = _stamp(run)
+    found = function(run, pool=pool, redecide=redecide, workers=workers, device=device, memory=memory, quiet=as_json)
+    if stamp == _stamp(run):
+        click.echo(f"{run}: appended already; nothing to do", err=True)
+    emit(show(found.path), as_json, shown)
 
 
 @main.command()

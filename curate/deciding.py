@@ -3,8 +3,9 @@
 import hashlib
 import inspect
 import io
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curate.budgets import Call, calls
 from curate.frame import Frame
 from curate.measuring import part_path, stage_key, vector_name
 from curate.pool import Edges, Pool, Share, State, Verdicts
 from curate.recipe import Column, Expression, PoolPaths, ResolvedStage, VectorName
+from curate.verdict_parts import decision_stands, edges_path, newer, own_column, publish_edges, verdict_table
 from manifests.digest import digest
 from manifests.errors import Refusal
-from manifests.publish import EDGES_KEY, publish_bytes, publish_table, published_digest
-from manifests.schema import EDGE, VERDICT, is_truth
-from manifests.shards.pool_yaml import Shard
+from manifests.memory import left
+from manifests.publish import EDGES_KEY, publish_bytes, publish_table
+from manifests.schema import is_truth
 
 SCAN_SECONDS = 20.0  # how much work a crash may cost a long decision
 IGNORES_PROTECT = ("leakage",)
@@ -36,6 +39,13 @@ class Setting:
     memory: int
     device: str
     evaluations: dict[str, Frame]
+    settled: int = 0  # generations, from the first on, that nothing may decide anew
+
+
+Reader = Callable[[np.ndarray], Iterator[Any]]
+# What a replay has in place of pictures: for a stage and the rows that it judges (numbers in the pool), the stored pairs among them (as places in these rows;
+# None where the method looks for itself), and what answers, again to numbers in the pool, for their payloads.
+Recorded = Callable[[ResolvedStage, np.ndarray], tuple[Edges | None, Reader]]
 
 
 class Scratch:
@@ -102,9 +112,13 @@ def _refused_truth(names: list[str], where: str) -> list[str]:
     return names
 
 
-def decision_digest(stage: ResolvedStage, frame: Frame, setting: Setting) -> str:
-    """What a decision's verdict follows from: its parameters, the seed, what it reads, which rows are live, the evaluation pools."""
-    reads = {name: frame.digests[frame.catalog[name]] for name in read_columns(stage, frame)}
+def decision_digest(stage: ResolvedStage, frame: Frame, setting: Setting, generation: int = 0) -> str:
+    """What a decision's verdict on a generation follows from: its parameters, the seed, what it reads, which rows are live, the evaluation pools.
+
+    For a further generation also its verdict on the one before, which says what was kept: `pool.fixed`.
+    """
+    lineage = frame.lineage[generation]
+    reads = {name: lineage.digests[frame.catalog[name]] for name in read_columns(stage, frame)}
     for name in stage.reads(VectorName):
         if name not in frame.catalog:
             vectors = [n for n, s in frame.catalog.items() if s.startswith("attached/") or s.startswith("measure.vectors") or n == vector_name_of(s)]
@@ -114,9 +128,10 @@ def decision_digest(stage: ResolvedStage, frame: Frame, setting: Setting) -> str
                 f"reads vectors {name!r}, which no earlier stage writes",
                 f"earlier vectors: {', '.join(vectors) or 'none'}",
             )
-        reads[name] = frame.digests[frame.catalog[name]]
+        reads[name] = lineage.digests[frame.catalog[name]]
     pools = {path: setting.evaluations[path].chain for path in stage.reads(PoolPaths)}
-    return digest(stage_key(stage), stage.within, stage.protect, setting.seed, reads, pools, frame.chain)
+    earlier = [frame.lineage[generation - 1].digests[stage.id]] if generation else []
+    return digest(stage_key(stage), stage.within, stage.protect, setting.seed, reads, pools, lineage.chain, *earlier)
 
 
 def vector_name_of(stage_id: str) -> str:
@@ -124,94 +139,171 @@ def vector_name_of(stage_id: str) -> str:
     return "vectors" if stage_id == "measure.vectors" else stage_id
 
 
-def decide(stage: ResolvedStage, frame: Frame, setting: Setting) -> dict[str, Any]:
-    """Run a decision, or read it where its parts stand with the right digest; take its drops out of `frame.live`.
+def decide(stage: ResolvedStage, frame: Frame, setting: Setting, recorded: Recorded | None = None) -> dict[str, Any]:
+    """Run a decision, or read it where its parts stand with the right digest; take its drops out of `frame.live`. One generation after the other.
 
+    recorded    in a replay, what answers instead of the pool
     Returns its counts: rows in, kept, dropped by reason, unjudged.
     """
-    made_of = decision_digest(stage, frame, setting)
-    part_digests = [digest(made_of, shard.id) for shard in frame.shards]
-    paths = [part_path(frame.root, stage.id, shard) for shard in frame.shards]
-    if not decision_stands(frame.root, stage.id, frame.shards, made_of):
-        rows = np.flatnonzero(frame.live)
-        verdicts, unjudged = _verdicts(stage, frame, setting, rows, frame.root / "scratch" / made_of[:32])
-        _check(stage, verdicts, unjudged)
-        table = _table(verdicts, unjudged, frame.uid(frame.live), stage)
-        if verdicts.edges is None:
-            edges_path(frame.root, stage.id).unlink(missing_ok=True)  # of other parameters
-        else:
-            table = table.replace_schema_metadata({EDGES_KEY: b"1"})
-            _publish_edges(frame, stage, verdicts.edges, frame.uid(frame.live), made_of)
-        position = np.full(len(frame.live), -1, np.int64)
-        position[rows] = np.arange(len(rows))
-        for number, (path, part_digest) in enumerate(zip(paths, part_digests, strict=True)):
-            local = position[frame.starts[number] : frame.starts[number + 1]]
-            publish_table(path, table.take(pa.array(local, mask=local < 0)), part_digest)
-    return _fold(stage, frame, made_of)
+    before, counts = frame.live.copy(), []
+    for generation in range(len(frame.bounds)):
+        made_of = decision_digest(stage, frame, setting, generation)
+        if not decision_stands(frame.root, stage.id, [frame.shards[i] for i in frame.span(generation)[0]], made_of, generation):
+            if generation < setting.settled:
+                given = (
+                    f"the verdicts of generation {generation + 1} are damaged, or were made by another version of the stage or of an evaluation pool"
+                )
+                cure = "Run the same `curate build` first, it makes them anew; then append"
+                raise Refusal(
+                    "broken-record", str(frame.root / "parts" / stage.id), given, "what `curate append` builds on stands as it was made", cure
+                )
+            _decide(stage, frame, setting, generation, before, made_of, recorded)
+        counts.append(_fold(stage, frame, made_of, generation))
+    for file in (frame.root / "edges" / stage.id).glob("*.parquet"):
+        if int(file.stem) >= len(frame.bounds):
+            file.unlink()  # of generations that are decided together now
+    reasons = sorted({reason for count in counts for reason in count["dropped"]})
+    dropped = {reason: sum(count["dropped"].get(reason, 0) for count in counts) for reason in reasons}
+    return {**{name: sum(count[name] for count in counts) for name in ("in", "kept", "unjudged")}, "dropped": dropped}
 
 
-def edges_path(root: Path, stage_id: str) -> Path:
-    """Where a decision's edges lie."""
-    return root / "edges" / stage_id / "00000.parquet"
+def _decide(
+    stage: ResolvedStage, frame: Frame, setting: Setting, generation: int, before: np.ndarray, made_of: str, recorded: Recorded | None
+) -> None:
+    """Publish a decision's parts and edges for the shards of one generation. `before` (n,) bool: the rows that were live before the stage."""
+    shards, span = frame.span(generation)
+    asked, gone = frame.live.copy(), before & ~frame.live  # of earlier generations: what this stage kept, and what it dropped
+    asked[span.stop :] = gone[span.start :] = False
+    if _ignores_protection(stage):
+        asked[: span.start] = gone[: span.start] = False
+    rows, uid = np.flatnonzero(asked), frame.uid(asked)
+    first = int(np.searchsorted(rows, span.start))
+    verdicts, unjudged = _verdicts(stage, frame, setting, (rows, uid, first, np.flatnonzero(gone)), frame.root / "scratch" / made_of[:32], recorded)
+    _check(stage, verdicts, unjudged)
+    table = verdict_table(verdicts, unjudged, uid, stage)
+    if verdicts.edges is None:
+        edges_path(frame.root, stage.id, generation).unlink(missing_ok=True)  # of other parameters
+    else:
+        table = table.replace_schema_metadata({EDGES_KEY: b"1"})
+        publish_edges(edges_path(frame.root, stage.id, generation), newer(verdicts.edges, first), uid, made_of)
+    position = np.full(len(frame.live), -1, np.int64)
+    position[rows] = np.arange(len(rows))
+    for number in shards:
+        local, shard = position[frame.starts[number] : frame.starts[number + 1]], frame.shards[number]
+        publish_table(part_path(frame.root, stage.id, shard), table.take(pa.array(local, mask=local < 0)), digest(made_of, shard.id))
 
 
-def decision_stands(root: Path, stage_id: str, shards: Sequence[Shard], made_of: str) -> bool:
-    """Are all parts of a decision there with the digest that follows from `made_of`, and the edges that its parts speak of?"""
-    paths = [part_path(root, stage_id, shard) for shard in shards]
-    if any(published_digest(p) != digest(made_of, shard.id) for p, shard in zip(paths, shards, strict=True)):
-        return False
-    with_edges = any(EDGES_KEY in (pq.read_schema(p).metadata or {}) for p in paths[:1])
-    return not with_edges or published_digest(edges_path(root, stage_id)) == made_of
+def _ignores_protection(stage: ResolvedStage) -> bool:
+    """Such a stage judges each row by itself, whoever protects it: it looks at the new rows of a generation alone."""
+    return stage.name.split(".")[0] in IGNORES_PROTECT
 
 
-def _fold(stage: ResolvedStage, frame: Frame, made_of: str) -> dict[str, Any]:
-    read = frame.read(stage.id, ["keep", "unjudged", "reason"])
+def _fold(stage: ResolvedStage, frame: Frame, made_of: str, generation: int) -> dict[str, Any]:
+    shards, span = frame.span(generation)
+    read = frame.read(stage.id, ["keep", "unjudged", "reason"], shards=shards)
     dropped = pc.equal(read["keep"], False).fill_null(False).to_numpy()
-    live = int(frame.live.sum())
+    live = int(frame.live[span].sum())
     reasons = pc.value_counts(read["reason"].cast(pa.string()).filter(pa.array(dropped))).to_pylist()
-    frame.live &= ~dropped
-    frame.digests[stage.id] = made_of
-    frame.chain = digest(frame.chain, made_of)
+    frame.live[span] &= ~dropped
+    lineage = frame.lineage[generation]
+    lineage.digests[stage.id], lineage.chain = made_of, digest(lineage.chain, made_of)
     for name in stage.writes:
         frame.catalog[name] = stage.id
     by_reason = {item["values"]: item["counts"] for item in sorted(reasons, key=lambda item: item["values"])}
-    return {"in": live, "kept": int(frame.live.sum()), "dropped": by_reason, "unjudged": int(pc.sum(read["unjudged"]).as_py() or 0)}
+    return {"in": live, "kept": int(frame.live[span].sum()), "dropped": by_reason, "unjudged": int(pc.sum(read["unjudged"]).as_py() or 0)}
 
 
-def _verdicts(stage: ResolvedStage, frame: Frame, setting: Setting, rows: np.ndarray, scratch: Path) -> tuple[Verdicts, np.ndarray]:
-    """Verdicts over all live rows; rows with a null in a column that the stage reads are kept, unjudged."""
-    names = read_columns(stage, frame)
-    table = frame.columns(names, frame.live)
-    judged = np.ones(len(rows), bool)
-    needed = [*stage.reads(Column), *([stage.within] if stage.within else [])]
-    for name in needed:
-        judged &= pc.is_valid(table[name]).to_numpy()
+def _verdicts(
+    stage: ResolvedStage,
+    frame: Frame,
+    setting: Setting,
+    asked: tuple[np.ndarray, np.ndarray, int, np.ndarray],
+    scratch: Path,
+    recorded: Recorded | None = None,
+) -> tuple[Verdicts, np.ndarray]:
+    """Verdicts over all live rows; rows with a null in a column that the stage reads are kept, unjudged.
+
+    asked       the rows; their uids; how many of them, at their beginning, earlier generations kept; the rows that those dropped here
+    """
+    rows, uid, settled, gone = asked
     vectors = {}
     for name in stage.reads(VectorName):
         found, valid = frame.vectors(name)
-        judged &= valid[rows]
-        vectors[name] = (found, np.cumsum(valid) - 1)
-    fixed = np.zeros(len(rows), bool)
-    if stage.protect and stage.name.split(".")[0] not in IGNORES_PROTECT:
+        vectors[name] = (found, np.cumsum(valid) - 1, valid)
+    has_all = [valid for _, _, valid in vectors.values()]
+    table = frame.columns(read_columns(stage, frame), _mask(len(frame.live), rows))
+    judged = _judged(stage, table, rows, has_all)
+    fixed = np.arange(len(rows)) < settled
+    if stage.protect and not _ignores_protection(stage):
         from manifests.expression import evaluate
 
-        fixed = evaluate(stage.protect, table, f"{stage.id}: protect").fill_null(False).to_numpy(zero_copy_only=False)
+        fixed = fixed | evaluate(stage.protect, table, f"{stage.id}: protect").fill_null(False).to_numpy(zero_copy_only=False)
     chosen = np.flatnonzero(judged)
     inner = _rows(table, chosen)
-    total = _empty(len(rows))
-    evaluations = {path: _evaluation_pool(stage, setting.evaluations[path], setting) for path in stage.reads(PoolPaths)}
-    for group, local, parameters in _groups(stage, inner, len(chosen)):
+    total, memory = _empty(len(rows)), left(setting.memory)
+    stored, answer = recorded(stage, rows[chosen]) if recorded else (None, None)
+    evaluations = {path: _evaluation_pool(stage, setting.evaluations[path], setting, answer) for path in stage.reads(PoolPaths)}
+    shares = calls(stage, _groups(stage, inner, len(chosen)), chosen < settled, _gone(stage, frame, gone, has_all))
+    for (group, local, parameters), edges in zip(shares, _edges_of_groups(stored, shares, len(chosen)), strict=True):
         where = chosen[local]
         pool = Pool(
-            frame.uid(_mask(len(frame.live), rows[where])), _rows(inner, local),
-            {n: v.subset(place[rows[where]]) for n, (v, place) in vectors.items()},
-            fixed=fixed[where], seed=setting.seed, stage=stage.id, group=group, memory=setting.memory,
-            keeper=Scratch(scratch / hashlib.sha256(group.encode()).hexdigest()[:16]), read_payloads=frame.payload_reader(rows[where]),
-            evaluations=evaluations, device=setting.device,
+            uid[where], _rows(inner, local),
+            {n: v.subset(place[rows[where]]) for n, (v, place, _) in vectors.items()},
+            fixed=fixed[where], seed=setting.seed, stage=stage.id, group=group, memory=memory,
+            keeper=Scratch(scratch / hashlib.sha256(group.encode()).hexdigest()[:16]), read_payloads=_of(answer, rows[where]) if answer else frame.payload_reader(rows[where]),
+            evaluations=evaluations, device=setting.device, edges=edges, settled=where < settled,
         )  # fmt: skip
-        _merge(total, stage.function(pool, **parameters), where)
+        _merge(total, stage.function(pool, **parameters), where, stage)
     assert total.unjudged is not None
+    total.keep[:settled] = True  # whatever the method says: what an earlier generation kept stays
     return total, ~judged | total.unjudged
+
+
+def _judged(stage: ResolvedStage, table: pa.Table, rows: np.ndarray, has_all: list[np.ndarray]) -> np.ndarray:
+    """(n,) bool: the rows with a value in every column and vector column without which nothing can be said of them."""
+    judged = np.ones(len(rows), bool)
+    for name in needed_columns(stage):
+        judged &= pc.is_valid(table[name]).to_numpy()
+    for valid in has_all:
+        judged &= valid[rows]
+    return judged
+
+
+def _gone(stage: ResolvedStage, frame: Frame, rows: np.ndarray, has_all: list[np.ndarray]) -> np.ndarray:
+    """The group of each judged row among those that earlier generations dropped here."""
+    if not any(isinstance(value, Share) for value in stage.parameters.values()) or not len(rows):
+        return np.zeros(0, object)
+    table = frame.columns(list(dict.fromkeys(needed_columns(stage))), _mask(len(frame.live), rows))
+    chosen = np.flatnonzero(_judged(stage, table, rows, has_all))
+    return _groups(stage, _rows(table, chosen), len(chosen))
+
+
+def _groups(stage: ResolvedStage, table: pa.Table, count: int) -> np.ndarray:
+    """(n,) the value of `within` of each row as text, empty without `within`."""
+    return np.array([str(v) for v in table[stage.within].to_pylist()], dtype=object) if stage.within else np.full(count, "", object)
+
+
+def needed_columns(stage: ResolvedStage) -> list[str]:
+    """The columns without which a row is not judged."""
+    return [*stage.reads(Column), *([stage.within] if stage.within else [])]
+
+
+def _of(answer: Reader, rows: np.ndarray) -> Reader:
+    return lambda chosen: answer(rows[chosen])
+
+
+def _edges_of_groups(edges: Edges | None, calls: list[Call], count: int) -> list[Edges | None]:
+    """The pairs inside each group, as places in the group; a pair across two groups is none."""
+    if edges is None:
+        return [None] * len(calls)
+    group, place = np.full(count, -1, np.int64), np.zeros(count, np.int64)
+    for number, (_, local, _) in enumerate(calls):
+        group[local], place[local] = number, np.arange(len(local))
+    inside = np.flatnonzero((group[edges.a] == group[edges.b]) & (group[edges.a] >= 0))
+    order = inside[np.argsort(group[edges.a[inside]], kind="stable")]
+    ends = np.searchsorted(group[edges.a[order]], np.arange(len(calls) + 1))
+    parts = [order[start:end] for start, end in itertools.pairwise(ends)]
+    return [Edges(place[edges.a[p]], place[edges.b[p]], edges.score[p], {k: np.asarray(v)[p] for k, v in edges.columns.items()}) for p in parts]
 
 
 def _rows(table: pa.Table, rows: np.ndarray) -> pa.Table:
@@ -225,7 +317,7 @@ def _mask(count: int, rows: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _evaluation_pool(stage: ResolvedStage, frame: Frame, setting: Setting) -> Pool:
+def _evaluation_pool(stage: ResolvedStage, frame: Frame, setting: Setting, answer: Reader | None) -> Pool:
     names = stage.reads(Column)
     table = frame.columns(names, frame.live)
     valid = np.ones(table.num_rows, bool)
@@ -243,49 +335,21 @@ def _evaluation_pool(stage: ResolvedStage, frame: Frame, setting: Setting) -> Po
         _rows(table, np.flatnonzero(kept)),
         vectors,
         stage=stage.id,
-        memory=setting.memory,
-        read_payloads=frame.payload_reader(rows),
+        memory=left(setting.memory),
+        read_payloads=answer or frame.payload_reader(rows),
         name=frame.root.name,
     )
-
-
-def _groups(stage: ResolvedStage, table: pa.Table, count: int) -> list[tuple[str, np.ndarray, dict[str, Any]]]:
-    """(group, local rows, parameters) of each call: one for all, or one a value of `within` in sorted order."""
-    if not stage.within:
-        return [("", np.arange(count), stage.parameters)]
-    values = np.array([str(v) for v in table[stage.within].to_pylist()], dtype=object)
-    names, inverse, sizes = (
-        np.unique(values.astype(str), return_inverse=True, return_counts=True) if count else (np.array([], str), np.zeros(0, int), np.zeros(0, int))
-    )
-    shares = {
-        name: _shared_out(value.count, sizes) for name, value in stage.parameters.items() if isinstance(value, Share) and value.count is not None
-    }
-    calls = []
-    for number, name in enumerate(names):
-        own = {**stage.parameters, **{p: Share(count=int(counts[number])) for p, counts in shares.items()}}
-        calls.append((str(name), np.flatnonzero(inverse == number), own))
-    return calls
-
-
-def _shared_out(total: int, sizes: np.ndarray) -> np.ndarray:
-    """`total` shared out over groups in proportion to their sizes, by largest remainder (ties: the earlier group)."""
-    total = min(total, int(sizes.sum()))
-    exact = total * sizes / max(sizes.sum(), 1)
-    counts = np.floor(exact).astype(np.int64)
-    order = np.lexsort((np.arange(len(sizes)), -(exact - counts)))
-    counts[order[: total - int(counts.sum())]] += 1
-    return counts
 
 
 def _empty(count: int) -> Verdicts:
     return Verdicts(
         np.ones(count, bool), np.full(count, "", object), np.full(count, np.nan), np.full(count, np.nan), np.full(count, -1, np.int64),
-        np.full(count, None, object), np.full(count, None, object), {}, np.full(count, np.nan, np.float32), np.zeros(count, bool),
+        None, None, {}, np.full(count, np.nan, np.float32), np.zeros(count, bool),
     )  # fmt: skip
 
 
-def _merge(total: Verdicts, part: Verdicts, where: np.ndarray) -> None:
-    """Put a group's verdicts at its rows; local witnesses become rows of the whole."""
+def _merge(total: Verdicts, part: Verdicts, where: np.ndarray, stage: ResolvedStage) -> None:
+    """Put a group's verdicts at its rows; local witnesses become rows of the whole. Its own columns are gathered as Arrow arrays, to be put in order at the end."""
     count = len(where)
     total.keep[where] = part.keep
     total.reason[where] = part.reason  # type: ignore[index,call-overload]
@@ -298,10 +362,13 @@ def _merge(total: Verdicts, part: Verdicts, where: np.ndarray) -> None:
         total.witness[where] = np.where(local >= 0, where[np.maximum(local, 0)] if count else -1, -1)
     for name in ("witness_uid", "witness_pool"):
         if getattr(part, name) is not None:
+            if getattr(total, name) is None:
+                setattr(total, name, np.full(len(total.keep), None, object))
             getattr(total, name)[where] = np.asarray(getattr(part, name), object)
-    for name, values in part.columns.items():
-        whole = total.columns.setdefault(name, np.full(len(total.keep), None, object))
-        whole[where] = np.asarray(values.to_pylist() if isinstance(values, pa.Array | pa.ChunkedArray) else values.tolist(), object)
+    for own, values in part.columns.items():
+        places = pa.array(where) if where.size else pa.array([], pa.int64())
+        piece = pa.table({"row": places, "value": own_column(values, stage.writes[stage.columns[own]])})
+        total.columns[own] = pa.concat_tables([total.columns[own], piece]) if own in total.columns else piece  # type: ignore[assignment,list-item]
     if part.edges is not None:
         edges = Edges(where[part.edges.a], where[part.edges.b], part.edges.score, dict(part.edges.columns))
         if total.edges is not None:
@@ -315,67 +382,12 @@ def _check(stage: ResolvedStage, verdicts: Verdicts, unjudged: np.ndarray) -> No
     """Our own promises: reasons from the closed list, witnesses that this stage keeps, no score that is not finite on a dropped row."""
     dropped = ~verdicts.keep
     reasons = getattr(inspect.getmodule(stage.function), "REASONS", ())
-    found = set(np.unique(verdicts.reason[dropped].astype(str)).tolist()) if dropped.any() else set()  # type: ignore[index,union-attr]
+    found = set(verdicts.reason[dropped].tolist())  # type: ignore[index,union-attr]
     assert not found - set(reasons), f"{stage.id} gives reasons {found - set(reasons)} that its REASONS do not list"
     assert verdicts.witness is not None
     named = verdicts.witness[dropped]
     assert verdicts.keep[named[named >= 0]].all(), f"{stage.id} names a witness that it drops"
     assert not unjudged[dropped].any()
-
-
-def _table(verdicts: Verdicts, unjudged: np.ndarray, uid: np.ndarray, stage: ResolvedStage) -> pa.Table:
-    """The verdict part's columns for the live rows."""
-    text = np.char.decode(uid, "ascii").astype(object)
-    witness = np.full(len(uid), None, object)
-    assert verdicts.witness is not None and verdicts.witness_uid is not None and verdicts.witness_pool is not None
-    has = verdicts.witness >= 0
-    witness[has] = text[verdicts.witness[has]]
-    other = np.array([w is not None and w != "" and w == w for w in verdicts.witness_uid], bool)
-    witness[other] = [w.decode() if isinstance(w, bytes) else str(w) for w in verdicts.witness_uid[other]]
-    own_pool = [pool if there else None for pool, there in zip(verdicts.witness_pool, other, strict=True)]
-    reason = [None if kept else why for kept, why in zip(verdicts.keep, verdicts.reason, strict=True)]
-    threshold = np.where(unjudged, np.nan, np.asarray(verdicts.threshold, np.float64))
-
-    def number(values: Any, kind: pa.DataType) -> pa.Array:
-        array = np.asarray(values, np.float64)
-        return pa.array(array, kind, mask=~np.isfinite(array))
-
-    columns = {
-        "keep": pa.array(verdicts.keep), "unjudged": pa.array(unjudged), "reason": pa.array(reason, pa.string()).dictionary_encode(),
-        "score": number(verdicts.score, pa.float64()), "threshold": number(threshold, pa.float64()),
-        "witness": pa.array(witness.tolist(), pa.string()), "witness_pool": pa.array(own_pool, pa.string()).dictionary_encode(),
-        "weight": number(verdicts.weight, pa.float32()),
-    }  # fmt: skip
-    table = pa.table(columns).cast(VERDICT)
-    for own, name in stage.columns.items():
-        kind, values = stage.writes[name], verdicts.columns.get(own)
-        table = table.append_column(name, pa.nulls(len(uid), kind) if values is None else _own_column(values, kind))
-    return table
-
-
-def _own_column(values: Any, kind: pa.DataType) -> pa.Array:
-    if pa.types.is_floating(kind):
-        array = np.array([np.nan if v is None else v for v in values], np.float64)
-        return pa.array(array, kind, mask=~np.isfinite(array))
-    plain = [v.decode() if isinstance(v, bytes) and pa.types.is_string(kind) else v for v in values]
-    return pa.array(plain, kind)
-
-
-def _publish_edges(frame: Frame, stage: ResolvedStage, edges: Edges, uid: np.ndarray, made_of: str) -> None:
-    text = np.char.decode(uid, "ascii").astype(object)
-    a, b = np.asarray(edges.a, np.int64), np.asarray(edges.b, np.int64)
-    table = pa.table(
-        {
-            "a": pa.array(text[a].tolist(), pa.string()),
-            "b": pa.array(text[b].tolist(), pa.string()),
-            "score": pa.array(np.asarray(edges.score, np.float64)),
-        },
-        schema=EDGE,
-    )
-    for name, values in edges.columns.items():
-        table = table.append_column(name, pa.array(values))
-    order = np.lexsort((uid[b], uid[a])) if len(a) else np.zeros(0, np.int64)
-    publish_table(edges_path(frame.root, stage.id), table.take(pa.array(order)), made_of)
 
 
 __all__ = ["Setting", "decide", "decision_digest", "replace", "vector_name"]

@@ -6,10 +6,12 @@ from typing import Any
 
 from curate.building import memory_bytes, resolve_device
 from curate.engine_local import default_workers
+from curate.generations import as_grown, generations_of
 from curate.measuring import file_signature
 from curate.plan import check_columns, evaluation_paths, forecast
 from curate.recipe import read_recipe
 from manifests.errors import Refusal
+from manifests.memory import family_bytes
 from manifests.progress import span
 from manifests.shards.pool_yaml import open_pool
 
@@ -23,23 +25,28 @@ def dry_run(
     workers: int | None = None,
     device: str = "auto",
     memory: str | None = None,
+    reuse: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
     """The plan of a build as data: pool, rows (estimated unless indexed), a line a stage, the sums. Raises what `build` would raise before any work."""
     resolved = read_recipe(recipe, list(settings), pool)
     if not resolved.pool:
         raise Refusal("bad-recipe", str(recipe), "names no pool", "pool: PATH in the recipe, or --pool PATH")
-    description = open_pool(resolved.pool)
-    check_columns(resolved, description)
+    resolved = as_grown(resolved, Path(out))
+    generations = generations_of(resolved)
+    for each in generations.pools:
+        check_columns(resolved, each)
+    description = generations.whole
     for path in evaluation_paths(resolved):
         open_pool(path)
     for shard in description.shards:
         if file_signature(shard.url) is None:
             raise Refusal("no-such-file", shard.url, "this shard is missing", cure="Bring it back, or take it out of pool.yaml")
     count = workers or default_workers()
-    rows, lines = forecast(resolved, description, Path(out), count, resolve_device(device), memory_bytes(memory))
+    rows, lines = forecast(resolved, description, Path(out), count, resolve_device(device), memory_bytes(memory), reuse=[Path(r) for r in reuse])
     return {
         "pool": resolved.pool, "shards": len(description.shards), "rows": rows, "workers": count, "memory_limit": memory_bytes(memory), "evaluations": evaluation_paths(resolved),
-        "stages": [line.plain() for line in lines], "seconds": sum(line.seconds or 0 for line in lines), "memory": max((line.memory or 0 for line in lines), default=0),
+        "stages": [line.plain() for line in lines], "seconds": sum(line.seconds or 0 for line in lines),
+        "memory": (family_bytes() or 0) + max((line.memory or 0 for line in lines), default=0),
     }  # fmt: skip
 
 
@@ -53,5 +60,6 @@ def text(plan: dict[str, Any]) -> str:
         seconds = "" if stage["seconds"] is None else f"{span(stage['seconds'])}"
         memory = "" if stage["memory"] is None else f"{stage['memory'] / (1 << 20):,.0f} MiB"
         lines.append(f"  {stage['stage']:<28} {stage['kind']:<9} {done:<24} {seconds:>10} {memory:>12}")
-    lines.append(f"about {span(plan['seconds'])} and {plan['memory'] / (1 << 20):,.0f} MiB in all; nothing was written")
+    too_much = ", more than the limit" if plan["memory"] > plan["memory_limit"] else ""
+    lines.append(f"about {span(plan['seconds'])} in all, {plan['memory'] / (1 << 20):,.0f} MiB at the peak{too_much}; nothing was written")
     return "\n".join(lines)

@@ -15,13 +15,21 @@ from curate.measuring import index_digest, measure_digest, part_path, readable_r
 from curate.recipe import ResolvedStage
 from manifests.digest import digest, file_digest
 from manifests.errors import Refusal
-from manifests.publish import publish_table, published_digest
+from manifests.publish import publish_table, published_digest, read_part
 from manifests.schema import IDENTITY, is_truth
 from manifests.shards.pool_yaml import PoolDescription, Shard
 from manifests.shards.read import ShardReader
 from manifests.vectors.store import Vectors, vectors_digest
 
 INDEX_ONLY = {"suffix", "offset", "size", "content", "fault", "members"}  # columns of the index that no decision reads
+
+
+@dataclass
+class Lineage:
+    """What one generation follows from: the digest of each stage over its own shards, and `chain`, that of everything that made its rows live or not."""
+
+    digests: dict[str, str]
+    chain: str
 
 
 @dataclass
@@ -32,7 +40,8 @@ class Frame:
     counts      the rows of each shard, in order
     live        (n,) bool: rows that no stage so far has dropped or quarantined
     catalog     column -> id of the stage that writes it ("measure.index" for the pool's own; "attached/NAME" for attached ones)
-    chain       digest of everything that made `live` what it is
+    bounds      the shard with which each generation begins: the first with shard 0, each further one where `curate append` added shards
+    lineage     one entry a generation; nothing in it depends on a later one
     """
 
     root: Path
@@ -41,22 +50,39 @@ class Frame:
     counts: np.ndarray
     live: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     catalog: dict[str, str] = field(default_factory=dict)
-    digests: dict[str, str] = field(default_factory=dict)
-    chain: str = ""
     made: dict[str, list[str]] = field(default_factory=dict)  # vector column -> the digest of each shard's file
+    bounds: tuple[int, ...] = (0,)
+    lineage: list[Lineage] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.starts = np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
         self.live = np.ones(int(self.starts[-1]), bool)
-        self.digests["measure.index"] = digest("measure.index", self.inputs)
-        self.chain = self.digests["measure.index"]
         for name in self._index_columns():
             self.catalog[name] = "measure.index"
-        for entry, given in zip(self.pool.attached, attached_digests(self.pool), strict=True):
-            stage = f"attached/{entry['name']}"
-            self.digests[stage] = given
+        for number in range(len(self.bounds)):
+            shards, _ = self.span(number)
+            chain = digest("measure.index", [self.inputs[i] for i in shards])
+            attached = attached_digests(self.pool, [self.shards[i] for i in shards])
+            found = {f"attached/{entry['name']}": given for entry, given in zip(self.pool.attached, attached, strict=True)}
+            self.lineage.append(Lineage({"measure.index": chain, **found}, chain))
+        for entry in self.pool.attached:
             for name in entry.get("columns") or [entry["name"]]:
-                self.catalog[name] = stage
+                self.catalog[name] = f"attached/{entry['name']}"
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The digest of each stage in the newest generation; a decision's carries those of the earlier ones."""
+        return self.lineage[-1].digests
+
+    @property
+    def chain(self) -> str:
+        """The newest generation's chain."""
+        return self.lineage[-1].chain
+
+    def span(self, generation: int) -> tuple[range, slice]:
+        """The shards of a generation, as places in `shards`, and its rows."""
+        first, last = self.bounds[generation], (*self.bounds, len(self.shards))[generation + 1]
+        return range(first, last), slice(int(self.starts[first]), int(self.starts[last]))
 
     @property
     def shards(self) -> Sequence[Shard]:
@@ -71,30 +97,40 @@ class Frame:
 
     def _path(self, stage: str, shard: Shard) -> Path:
         if stage.startswith("attached/"):
-            return _attached_path(self.pool, stage, shard)
+            return attached_path(self.pool, stage, shard)
         return part_path(self.root, stage, shard)
 
     def identify(self) -> None:
-        """Publish `parts/identity`: uids, in one pass over the shards in their order (the ordinal counts earlier equal rows)."""
-        from manifests.shards.index import uids
+        """Publish `parts/identity`: uids, shard by shard in their order (the ordinal counts earlier equal rows). 8 bytes a row are held."""
+        from manifests.shards.index import repeated_names, uids
 
         made_of = identity_digests(self.inputs)
-        self.catalog["uid"], self.digests["identity"] = "identity", digest("identity", made_of)
-        if all(published_digest(part_path(self.root, "identity", s)) == d for s, d in zip(self.shards, made_of, strict=True)):
+        self.catalog["uid"] = "identity"
+        self._note("identity", made_of)
+        stands = [published_digest(part_path(self.root, "identity", s)) == d for s, d in zip(self.shards, made_of, strict=True)]
+        if all(stands):
             return
+        names = ["content", "key"]
+        repeated = repeated_names(pq.read_table(part_path(self.root, "measure.index", s), columns=names) for s in self.shards)
         seen: dict[Any, Any] = {}
-        for shard, part_digest in zip(self.shards, made_of, strict=True):
-            index = pq.read_table(part_path(self.root, "measure.index", shard), columns=["content", "key"])
-            uid, ordinal = uids(index, seen)
-            table = pa.table(
-                {"uid": pa.array(np.char.decode(uid, "ascii").tolist(), pa.string()), "ordinal": pa.array(ordinal, pa.int64())}, schema=IDENTITY
-            )
+        for shard, part_digest, is_there in zip(self.shards, made_of, stands, strict=True):
+            index = pq.read_table(part_path(self.root, "measure.index", shard), columns=names)
+            uid, ordinal = uids(index, seen, repeated)
+            if is_there:
+                continue
+            table = pa.table({"uid": pa.array(uid).cast(pa.string()), "ordinal": pa.array(ordinal, pa.int64())}, schema=IDENTITY)
             publish_table(part_path(self.root, "identity", shard), table, part_digest, bloom="uid")
 
-    def add_measure(self, stage: ResolvedStage) -> dict[str, int]:
-        """Put a measure's columns into the catalogue and quarantine the rows that it found faulty; returns fault -> rows."""
-        made_of = [measure_digest(stage, given) for given in self.inputs]
-        self.digests[stage.id] = digest(stage.id, made_of)
+    def add_measure(self, stage: ResolvedStage, recorded: bool = False) -> dict[str, int]:
+        """Put a measure's columns into the catalogue and quarantine the rows that it found faulty; returns fault -> rows.
+
+        recorded    take the digests that its parts carry: neither weights nor pool need be there to tell them
+        """
+        if recorded:
+            made_of = [published_digest(part_path(self.root, stage.id, shard)) or "" for shard in self.shards]
+        else:
+            made_of = [measure_digest(stage, given) for given in self.inputs]
+        self._note(stage.id, made_of)
         for name in stage.writes:
             self.catalog[name] = stage.id
         if stage.name == "measure.vectors":
@@ -102,28 +138,34 @@ class Frame:
             self.made[vector_name(stage)] = made_of
         return self.quarantine(stage.id)
 
+    def _note(self, stage_id: str, made_of: list[str]) -> None:
+        """Note the digests of a stage's parts, one a shard, in the lineage of each generation."""
+        for number, lineage in enumerate(self.lineage):
+            lineage.digests[stage_id] = digest(stage_id, [made_of[i] for i in self.span(number)[0]])
+
     def quarantine(self, stage_id: str) -> dict[str, int]:
         """Take the live rows with a fault of `stage_id` out of `live`; returns fault -> rows."""
         fault = self.read(stage_id, ["fault"])["fault"]
         faulty = pc.is_valid(fault).to_numpy() & self.live
         if not faulty.any():
             return {}
-        self.chain = digest(self.chain, stage_id, np.flatnonzero(faulty).tolist())
+        for number, lineage in enumerate(self.lineage):
+            rows = self.span(number)[1]
+            if faulty[rows].any():
+                lineage.chain = digest(lineage.chain, stage_id, (rows.start + np.flatnonzero(faulty[rows])).tolist())
         self.live &= ~faulty
         found = pc.value_counts(fault.filter(pa.array(faulty))).to_pylist()
         return {item["values"]: item["counts"] for item in sorted(found, key=lambda item: item["values"])}
 
-    def read(self, stage: str, columns: list[str], rows: np.ndarray | None = None) -> pa.Table:
-        """`columns` of a stage's parts for all rows, or for `rows` (n,) bool, in shard order. A shard without a column gives nulls."""
+    def read(self, stage: str, columns: list[str], rows: np.ndarray | None = None, shards: range | None = None) -> pa.Table:
+        """`columns` of a stage's parts for all rows (of `shards`), or for `rows` (n,) bool, in shard order. A shard without a column gives nulls."""
         tables: list[pa.Table] = []
-        for number, shard in enumerate(self.shards):
+        for number in shards if shards is not None else range(len(self.shards)):
+            shard = self.shards[number]
             mask = None if rows is None else rows[self.starts[number] : self.starts[number + 1]]
             if mask is not None and not mask.any() and len(tables):
                 continue
-            path = self._path(stage, shard)
-            names = set(pq.read_schema(path).names) if path.exists() else set()
-            table = pq.read_table(path, columns=[c for c in columns if c in names]) if names & set(columns) else pa.table({})
-            count = int(self.counts[number])
+            table, count = read_part(self._path(stage, shard), columns), int(self.counts[number])
             table = pa.table({c: table[c] if c in table.column_names else pa.nulls(count) for c in columns})
             tables.append(table if mask is None else table.filter(pa.array(mask)))
         if not tables:
@@ -141,12 +183,9 @@ class Frame:
 
     def uid(self, rows: np.ndarray) -> np.ndarray:
         """(m,) `S32` uids of `rows`."""
-        values = self.read("identity", ["uid"], rows)["uid"].combine_chunks()
-        if not len(values):
-            return np.zeros(0, "S32")
-        values = values.chunk(0) if isinstance(values, pa.ChunkedArray) else values
-        data = np.frombuffer(values.buffers()[2], np.uint8)[values.offset * 32 : (values.offset + len(values)) * 32]
-        return data.view("S32").copy()
+        chunks = [chunk for chunk in self.read("identity", ["uid"], rows)["uid"].chunks if len(chunk)]
+        found = [np.frombuffer(c.buffers()[2], np.uint8)[c.offset * 32 : (c.offset + len(c)) * 32].view("S32") for c in chunks]
+        return np.concatenate(found) if found else np.zeros(0, "S32")
 
     def vectors(self, name: str) -> tuple[Vectors, np.ndarray]:
         """Vector column `name` of all rows that have one, and (n,) bool saying which rows these are.
@@ -195,11 +234,21 @@ class Frame:
             for row in rows[chosen]:
                 shard = int(np.searchsorted(self.starts, row, side="right")) - 1
                 if shard != open_shard:
-                    open_shard, reader = shard, _reader(self.shards[shard].url)
+                    open_shard, reader = shard, self._open(shard)
                 assert reader is not None
                 yield reader.payload(int(offset[row]), int(size[row]))
 
         return read
+
+    def _open(self, number: int) -> ShardReader:
+        """The reader of a shard. Raises `Refusal` [no-such-file], which for a shard of an earlier generation says why it is needed."""
+        try:
+            return _reader(self.shards[number].url)
+        except Refusal as error:
+            if error.slug != "no-such-file" or number >= self.bounds[-1]:
+                raise
+            given = "this shard of an earlier generation is missing, and new pictures are compared with those that it kept"
+            raise Refusal("no-such-file", error.where, given, "appended runs read their older pools where they were", "Bring it back") from error
 
 
 def identity_digests(inputs: list[str]) -> list[str]:
@@ -211,15 +260,14 @@ def identity_digests(inputs: list[str]) -> list[str]:
     return made_of
 
 
-def attached_digests(pool: PoolDescription) -> list[str]:
-    """What each attachment of a pool holds, in their order."""
-    return [
-        digest(stage, [_content(_attached_path(pool, stage, s)) for s in pool.shards]) for stage in (f"attached/{e['name']}" for e in pool.attached)
-    ]
+def attached_digests(pool: PoolDescription, shards: Sequence[Shard] | None = None) -> list[str]:
+    """What each attachment of a pool holds for its shards (or these of them), in their order."""
+    given = pool.shards if shards is None else shards
+    return [digest(stage, [_content(attached_path(pool, stage, s)) for s in given]) for stage in (f"attached/{e['name']}" for e in pool.attached)]
 
 
-def _attached_path(pool: PoolDescription, stage: str, shard: Shard) -> Path:
-    base = Path(pool.folder()) / stage / shard.source
+def attached_path(pool: PoolDescription, stage: str, shard: Shard) -> Path:
+    base = Path(shard.folder or pool.folder()) / stage / (shard.own or shard.source)
     vectors = base / f"{shard.name}.arrow"
     return vectors if vectors.exists() else base / f"{shard.name}.parquet"
 

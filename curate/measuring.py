@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curate.engine_local import alone
 from curate.pool import Batch, Columns, FilePath
 from curate.recipe import ResolvedStage
 from curate.stages import STAGES
 from manifests.digest import digest, file_digest
+from manifests.errors import Refusal
+from manifests.images import Undecodable, header
+from manifests.memory import enough, give_back, size
 from manifests.publish import publish_table, published_digest
 from manifests.shards.pool_yaml import Shard
 from manifests.shards.read import ShardReader
 from manifests.vectors.store import vectors_digest
 
 BATCH_ROWS = 64
+BATCH_BYTES = 96 << 20  # what the pictures of a batch may take while they are measured; a larger picture is a batch of its own
+PIXEL_BYTES, JPEG_PIXEL_BYTES = 24, 6  # what measuring a picture takes at its peak for each pixel: by Pillow (the most is WebP), by libjpeg
+LIBRARIES = 96 << 20  # what a worker holds before it has read anything
+WORKER_BYTES = LIBRARIES + (160 << 20)  # the least to give to a worker: a batch, and freed memory that it keeps
 SHARD_KEY, DAMAGE_KEY = b"keepset.shard", b"keepset.damage"
 
 
@@ -36,6 +45,8 @@ class MeasureTask:
     known: str | None  # the shard's input digest, where a cache vouches for it
     device: str = "cpu"
     classes: tuple[str, ...] = ()
+    share: int = 1 << 62  # bytes that a batch may take beside those of other workers
+    room: int = 1 << 62  # bytes that a single picture may take while no other worker has such a one
 
 
 @dataclass(frozen=True)
@@ -146,13 +157,13 @@ def _index(shard: Shard, path: Path, classes: tuple[str, ...]) -> str:
     from manifests.shards.index import index_shard
 
     indexed = index_shard(shard, classes=classes)
-    found = digest(indexed.digest, _sidecar_digest(shard), classes)
+    found = digest(indexed.digest, sidecar_digest(shard), classes)
     metadata = {**(indexed.table.schema.metadata or {}), SHARD_KEY: indexed.digest.encode(), DAMAGE_KEY: json.dumps(list(indexed.damage)).encode()}
     publish_table(path, indexed.table.replace_schema_metadata(metadata), index_digest(found))
     return found
 
 
-def _sidecar_digest(shard: Shard) -> str:
+def sidecar_digest(shard: Shard) -> str:
     import hashlib
 
     if file_signature(shard.sidecar) is None:
@@ -169,17 +180,61 @@ def _measure(task: MeasureTask, stages: list[ResolvedStage], index_part: Path, k
     pieces: dict[str, list[Columns]] = {stage.id: [] for stage in stages}
     faults: dict[str, list[str | None]] = {stage.id: [] for stage in stages}
     with ShardReader(task.shard.url) as reader:
-        for start in range(0, len(rows), BATCH_ROWS):
-            chosen = rows[start : start + BATCH_ROWS]
-            payloads = [reader.payload(int(offsets[i]), int(sizes[i])) for i in chosen]
-            batch = Batch(payloads, [captions[i] for i in chosen], task.device)
-            for stage in stages:
-                batch.faults = [None] * len(batch)
-                pieces[stage.id].append(stage.function(batch, **stage.parameters))
-                faults[stage.id].extend(batch.faults)
-            del batch, payloads
+        for chosen, payloads, needed in _batches(reader, rows, offsets, sizes):
+            if needed <= task.share:
+                _measure_batch(task, stages, payloads, [captions[i] for i in chosen], pieces, faults)
+                continue
+            if needed > task.room:
+                given = f"measuring this picture takes up to {size(needed)}"
+                cure = f"Give --memory {enough(needed + WORKER_BYTES)} and --workers 1, or more"
+                raise Refusal("does-not-fit", f"{task.shard.id}, row {chosen[0]}", given, f"--memory leaves {size(task.room)}", cure)
+            with alone():
+                _measure_batch(task, stages, payloads, [captions[i] for i in chosen], pieces, faults)
+                give_back()
     for stage in stages:
         _publish(task, stage, pieces[stage.id], faults[stage.id], rows, index.num_rows, measure_digest(stage, known))
+
+
+def _batches(reader: ShardReader, rows: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> Iterator[tuple[list[int], list[Any], int]]:
+    """(rows, payloads, bytes that measuring them takes) in order: at most `BATCH_ROWS` rows and `BATCH_BYTES`, unless one picture alone takes more.
+
+    Nothing but the headers and sizes decides, so that an encoder sees the same batches whatever the memory and the workers.
+    """
+    chosen: list[int] = []
+    payloads: list[Any] = []
+    held = most = 0  # bytes that stay while the batch lives; and that the dearest picture takes beside while it is decoded
+    for row in rows.tolist():
+        payload = reader.payload(int(offsets[row]), int(sizes[row]))
+        stays, beside = _picture_bytes(payload)
+        stays += len(payload) if reader.is_remote else 0
+        if chosen and (len(chosen) == BATCH_ROWS or held + stays + max(most, beside) > BATCH_BYTES):
+            yield chosen, payloads, held + most
+            chosen, payloads, held, most = [], [], 0, 0
+        chosen, payloads, held, most = [*chosen, row], [*payloads, payload], held + stays, max(most, beside)
+    if chosen:
+        yield chosen, payloads, held + most
+
+
+def _picture_bytes(payload: Any) -> tuple[int, int]:
+    """Bytes of the decoded picture, and of what decoding takes beside, by its header; 0 for a text and for what cannot be decoded."""
+    try:
+        found = header(payload)
+    except Undecodable:
+        return 0, 0
+    is_plain = found.format == "jpeg" and found.channels < 4
+    return 3 * found.width * found.height, ((JPEG_PIXEL_BYTES if is_plain else PIXEL_BYTES) - 3) * found.width * found.height
+
+
+def _measure_batch(
+    task: MeasureTask, stages: list[ResolvedStage], payloads: list[Any], texts: list[Any],
+    pieces: dict[str, list[Columns]], faults: dict[str, list[str | None]],
+) -> None:  # fmt: skip
+    """Every stage's columns of a batch, appended to `pieces`, and its faults to `faults`. The decoded pixels go with the batch."""
+    batch = Batch(payloads, texts, task.device)
+    for stage in stages:
+        batch.faults = [None] * len(batch)
+        pieces[stage.id].append(stage.function(batch, **stage.parameters))
+        faults[stage.id].extend(batch.faults)
 
 
 def _publish(

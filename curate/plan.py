@@ -1,9 +1,11 @@
 """What a build will do before it does it: columns that exist, stages done already, a forecast of time and memory."""
 
 import functools
+import hashlib
 import json
 import re
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,12 @@ from typing import Any
 import fsspec
 import pyarrow.parquet as pq
 
-from curate.measuring import index_digest, measure_digest, part_path, shard_signature, vector_name
+from curate.measuring import WORKER_BYTES, index_digest, measure_digest, part_path, shard_signature, vector_name
 from curate.pool import Share
 from curate.recipe import Column, Expression, PoolPaths, Recipe, ResolvedStage, VectorName, parse_recipe
 from curate.stages import MEASURE, STAGES
 from manifests.errors import Refusal
+from manifests.memory import private_bytes
 from manifests.publish import published_digest
 from manifests.schema import is_truth
 from manifests.shards.pool_yaml import PoolDescription, Shard, open_pool
@@ -27,6 +30,18 @@ SAMPLE_ROWS = 64
 def measures_of(recipe: Recipe, device: bool) -> tuple[ResolvedStage, ...]:
     """The measures of a recipe (the index apart) that need a device, or those that do not."""
     return tuple(s for s in recipe.stages if s.kind == MEASURE and s.name != "measure.index" and STAGES[s.name].needs_device == device)
+
+
+def measures_for(recipe: Recipe, path: str | None) -> list[ResolvedStage]:
+    """The measures that the pool (None: all) or an evaluation pool needs: those whose columns or vectors a stage that reads the pool reads."""
+    if path is None:
+        return [s for s in recipe.stages if s.kind == MEASURE and s.name != "measure.index"]
+    wanted: set[str] = set()
+    for stage in recipe.stages:
+        if path in stage.reads(PoolPaths):
+            wanted |= {*stage.reads(Column), *stage.reads(VectorName)}
+    measures = [s for s in recipe.stages if s.kind == MEASURE and s.name != "measure.index"]
+    return [s for s in measures if wanted & {*s.writes, *([vector_name(s)] if s.name == "measure.vectors" else [])}]
 
 
 def pool_columns(pool: PoolDescription) -> set[str]:
@@ -46,8 +61,13 @@ def pool_columns(pool: PoolDescription) -> set[str]:
     return names
 
 
-def check_columns(recipe: Recipe, pool: PoolDescription) -> None:
-    """Every column, vector column, expression and encoder of the recipe exists where it is read. Raises `Refusal` before any work."""
+def check_columns(recipe: Recipe, pool: PoolDescription, known: set[str] | None = None) -> None:
+    """Every column, vector column, expression and encoder of the recipe exists where it is read. Raises `Refusal` before any work.
+
+    known    the pool's own columns, where they are known already: nothing of the pool is opened then
+    """
+    if known is not None:
+        return _check(recipe, pool, known)
     known = pool_columns(pool)
     try:
         _check(recipe, pool, known)
@@ -123,15 +143,18 @@ def evaluation_names(paths: list[str]) -> dict[str, str]:
 
 def cached_digests(root: Path, pool: PoolDescription, recheck: bool = False) -> dict[str, str]:
     """Shard id -> input digest, for shards whose size and time are those that the cache saw."""
-    path = root / "cache" / "shards.json"
-    if recheck or not path.exists():
+    if recheck:
         return {}
-    try:
-        cache = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return {}
-    seen = {url: entry for url, entry in cache.items() if entry["classes"] == list(pool.classes)}
+    seen = {url: entry for url, entry in cached_shards(root).items() if entry["classes"] == list(pool.classes)}
     return {s.id: seen[s.url]["digest"] for s in pool.shards if s.url in seen and seen[s.url]["signature"] == shard_signature(s)}
+
+
+def cached_shards(root: Path) -> dict[str, Any]:
+    """`cache/shards.json`: what was seen of each shard, by its URL; empty where there is none."""
+    try:
+        return dict(json.loads((root / "cache" / "shards.json").read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}
 
 
 @dataclass(frozen=True)
@@ -150,29 +173,103 @@ class Forecast:
         return dict(self.__dict__)
 
 
-def forecast(recipe: Recipe, pool: PoolDescription, root: Path, workers: int, device: str, memory: int) -> tuple[int, list[Forecast]]:
-    """(rows, one line a stage): what is done, and what the rest will take, from a timed sample of the first shard.
+def forecast(
+    recipe: Recipe, pool: PoolDescription, root: Path, workers: int, device: str, memory: int, *, beside: dict[str, int] | None = None,
+    anew: bool = False, reuse: Sequence[Path] = (),
+) -> tuple[int, list[Forecast]]:  # fmt: skip
+    """(rows, one line a stage): what is done, and what the rest will take, from a timed sample of the first shard; evaluation pools first.
 
-    Rows are counted where the index stands, else estimated from the first shard's bytes a sample.
+    Rows are counted where the index stands, else estimated from what the first shard's samples take.
+    beside      rows of earlier generations that each decision sees beside those of the pool
+    anew        no decision stands
+    reuse       other runs whose parts will serve
     """
-    known = cached_digests(root, pool)
-    rows, counted = _rows(pool, root, known)
-    seconds, dims = _timed(recipe, pool, device)
+    seconds, dims, held = _timed(recipe, pool, device)
     lines = []
-    unchanged = _unchanged(recipe, root)
-    for number, (name, stage) in enumerate([("measure.index", None), *((s.id, s) for s in recipe.stages)]):
-        kind = stage.kind if stage else MEASURE
-        if stage is not None and kind != MEASURE:
-            stands = sum(part_path(root, name, s).exists() for s in pool.shards) if number <= unchanged else 0
-            took, memory_needed = _decision_cost(stage, rows, dims, memory)
-            lines.append(Forecast(name, kind, stands, len(pool.shards), 0.0 if stands == len(pool.shards) else took, memory_needed))
+    for path, name in evaluation_names(evaluation_paths(recipe)).items():
+        folders = [folder / "evaluations" / name for folder in (root, *reuse)]
+        lines += _measure_lines(measures_for(recipe, path), open_pool(path), folders, workers, (seconds, held), f"{name}: ")[1]
+    folders = [root, *reuse]
+    rows, measures = _measure_lines(measures_for(recipe, None), pool, folders, workers, (seconds, held))
+    by_name = {line.stage: line for line in measures}
+    unchanged = [0 if anew else _unchanged(recipe, folder) for folder in folders]
+    lines.append(by_name["measure.index"])
+    for number, stage in enumerate(recipe.stages, 1):
+        if stage.kind == MEASURE:
+            lines += [by_name[stage.id]] if stage.id != "measure.index" else []
             continue
-        done = sum(_stands(root, name, stage, s, known) for s in pool.shards)
-        left = 1 - done / max(len(pool.shards), 1)
-        share = 1 if stage is not None and STAGES[stage.name].needs_device else max(workers, 1)
-        per_row = seconds.get(name)
-        lines.append(Forecast(name, kind, done, len(pool.shards), None if per_row is None else per_row * rows * left / share, 300 << 20))
+        there = [
+            sum(part_path(f, stage.id, s).exists() for s in pool.shards) if number <= same else 0 for f, same in zip(folders, unchanged, strict=True)
+        ]
+        seconds_of, needed = _decision_cost(stage, rows + (beside or {}).get(stage.id, 0), dims, memory)
+        stands = max(there)
+        took = 0.0 if stands == len(pool.shards) else seconds_of() if seconds_of else None
+        lines.append(Forecast(stage.id, stage.kind, stands, len(pool.shards), took, needed))
     return rows, lines
+
+
+def _measure_lines(
+    stages: list[ResolvedStage],
+    pool: PoolDescription,
+    folders: list[Path],
+    workers: int,
+    measured: tuple[dict[str, float], dict[str, int]],
+    prefix: str = "",
+) -> tuple[int, list[Forecast]]:
+    """(rows, a line for the index and each measure) of a pool whose parts may lie in several folders, the run's own first."""
+    seconds, held = measured
+    known = {name: given for folder in reversed(folders) for name, given in cached_digests(folder, pool).items()}
+    rows = next((found for folder in folders for found, counted in [_rows(pool, folder, known)] if counted), None)
+    if rows is None:
+        rows = _rows(pool, folders[0], known)[0]
+    lines = []
+    for stage in [None, *stages]:
+        name = stage.id if stage else "measure.index"
+        done = sum(any(_stands(folder, name, stage, s, known) for folder in folders) for s in pool.shards)
+        alone = stage is not None and STAGES[stage.name].needs_device
+        per_row, left = seconds.get(name), 1 - done / max(len(pool.shards), 1)
+        took = None if per_row is None else per_row * rows * left / (1 if alone else max(workers, 1))
+        needed = held.get(name, 0) + WORKER_BYTES if alone else workers * WORKER_BYTES
+        lines.append(Forecast(prefix + name, MEASURE, done, len(pool.shards), took, needed))
+    return rows, lines
+
+
+def needs_of(recipe: Recipe, pool: PoolDescription, root: Path, memory: int) -> tuple[int, list[tuple[str, int | None]]]:
+    """(rows, (stage, bytes) of each decision that does not stand, as if all rows reached it), from headers and footers alone.
+
+    Rows are counted where the index stands; else at least so many. Bytes are None where the width of the vectors shows only when they are measured.
+    """
+    rows, counted = _rows(pool, root, cached_digests(root, pool))
+    rows, dims, unchanged = rows if counted else int(0.8 * rows), _known_dims(recipe, pool, root), _unchanged(recipe, root)
+    needs = []
+    for number, stage in enumerate(recipe.stages, 1):
+        stands = number <= unchanged and all(part_path(root, stage.id, s).exists() for s in pool.shards)
+        if stage.kind != MEASURE and not stands:
+            needs.append((stage.id, _decision_cost(stage, rows, dims, memory)[1]))
+    return rows, needs
+
+
+def _known_dims(recipe: Recipe, pool: PoolDescription, root: Path) -> dict[str, int]:
+    """Vector column -> values a row, as attachments, vectors that stand and specs tell it: no encoder is opened."""
+    from curate.encoders import parse
+    from manifests.vectors.store import Vectors
+
+    dims = _attached_dims(pool)
+    for stage in recipe.stages:
+        if stage.name != "measure.vectors":
+            continue
+        name, spec = vector_name(stage), parse(stage.parameters["encoder"])
+        files = sorted((root / "vectors" / name).rglob("*.arrow"))[:1]
+        if files:
+            dims[name] = Vectors.open(files).dim
+        elif spec.kind == "pixels":
+            dims[name] = 3 * int(spec.model) ** 2
+    return dims
+
+
+def _attached_dims(pool: PoolDescription) -> dict[str, int]:
+    dims = {e["name"]: int(re.sub(r"\D", "", str((e.get("columns") or {}).get(e["name"], "")).removeprefix("float16")) or 0) for e in pool.attached}
+    return {name: dim for name, dim in dims.items() if dim}
 
 
 def _unchanged(recipe: Recipe, root: Path) -> int:
@@ -197,17 +294,25 @@ def _rows(pool: PoolDescription, root: Path, known: dict[str, str]) -> tuple[int
     counted = 0
     for shard in pool.shards:
         path = part_path(root, "measure.index", shard)
-        if shard.id not in known or not path.exists():
+        if shard.id not in known or published_digest(path) is None:  # not there, or damaged
             break
         counted += pq.read_metadata(path).num_rows
     else:
         return counted, True
     sizes = [(shard_signature(s)[0] or [0])[0] or 0 for s in pool.shards]
-    sample = _sample(pool.shards[0]) if pool.shards else []
-    if not sample:
-        return 0, False
-    mean = sum(len(p) for p in sample) / len(sample) + 1024  # a member costs two header blocks and padding
-    return int(sum(sizes) / mean), False
+    first = next((shard for shard, held in zip(pool.shards, sizes, strict=True) if held), None)
+    return (int(sum(sizes) * _density(first)) if first else 0), False
+
+
+@functools.lru_cache(maxsize=16)
+def _density(shard: Shard) -> float:
+    """Samples a byte of a shard, by its headers alone."""
+    from manifests.shards.index import group
+    from manifests.shards.read import ShardReader
+    from manifests.shards.walk import walk
+
+    with ShardReader(shard.url) as reader:
+        return len(group(walk(reader).members)[0]) / max(reader.size, 1)
 
 
 @functools.lru_cache(maxsize=1)
@@ -221,54 +326,82 @@ def _sample(shard: Shard) -> list[bytes]:
         return [bytes(reader.payload(r["offset"], r["size"])) for r in table.to_pylist() if r["fault"] is None]
 
 
-def _timed(recipe: Recipe, pool: PoolDescription, device: str) -> tuple[dict[str, float], dict[str, int]]:
-    """Seconds a sample of each measure, timed on up to 64 samples of the first shard (the first one warms up); dimensions of each vector column."""
+def _timed(recipe: Recipe, pool: PoolDescription, device: str) -> tuple[dict[str, float], dict[str, int], dict[str, int]]:
+    """Seconds a sample of each measure, timed on up to 64 samples of the first shard (the first one warms up); dimensions of each vector column; bytes that
+    each measure has taken and kept."""
     from curate.pool import Batch
 
     sample = _sample(pool.shards[0]) if pool.shards else []
     found: dict[str, float] = {}
-    dims = {e["name"]: int(re.sub(r"\D", "", str((e.get("columns") or {}).get(e["name"], "")).removeprefix("float16")) or 0) for e in pool.attached}
-    dims = {name: dim for name, dim in dims.items() if dim}
+    held: dict[str, int] = {}
+    dims = _attached_dims(pool)
     if not sample:
-        return found, dims
+        return found, dims, held
     for stage in recipe.stages:
         if stage.kind != MEASURE:
             continue
+        before = private_bytes() or 0
         columns = stage.function(Batch(sample[:1], None, device), **stage.parameters)
         if stage.name == "measure.vectors":
             dims[vector_name(stage)] = columns["vectors"].shape[1]
         started = time.perf_counter()
         stage.function(Batch(list(sample), None, device), **stage.parameters)
         found[stage.id] = (time.perf_counter() - started) / len(sample)
+        held[stage.id] = max(0, (private_bytes() or 0) - before)
     started = time.perf_counter()
-    import hashlib
-
     for data in sample:
         hashlib.sha256(data).digest()
     found["measure.index"] = (time.perf_counter() - started) / len(sample) + 2e-5
-    return found, dims
+    return found, dims, held
 
 
-def _decision_cost(stage: ResolvedStage, rows: int, dims: dict[str, int], memory: int) -> tuple[float | None, int | None]:
-    """Seconds and bytes of a decision: vector work by the arithmetic of `manifests.vectors.forecast`, the rest by 200 bytes and 2 microseconds a row."""
+def _decision_cost(stage: ResolvedStage, rows: int, dims: dict[str, int], memory: int) -> tuple[Callable[[], float] | None, int | None]:
+    """What tells the seconds of a decision (rates are measured when it is asked), and its bytes: vector work by the arithmetic of `manifests.vectors.forecast`, the rest by 200 bytes and 2 microseconds a row."""
     from manifests.vectors import forecast as work
+    from manifests.vectors.hamming import seconds
 
     names = stage.reads(VectorName)
+    known = [dims[name] for name in names if name in dims]
+    if stage.name == "dedup.copies":
+        by_vector, by_hash = work.copies(rows, known, stage.parameters["k"], memory), len(stage.parameters["hashes"])
+        searched = lambda: by_vector.seconds() + by_hash * seconds(rows, 8 * rows, stage.parameters["max_distance"], 64)
+        return (searched, by_vector.memory + work.bit_codes(rows, 8 * rows)) if len(known) == len(names) else (None, None)
+    if "max_distance" in stage.parameters:  # a search of hashes; how many rows have a candidate, whose thumbnails are read, shows only then
+        base = 8 * rows if stage.parameters.get("turned") else rows
+        return lambda: seconds(rows, base, stage.parameters["max_distance"], 64) + 2e-6 * rows, work.bit_codes(rows, base) + 200 * rows
+    if stage.name == "reduce.information":
+        return None, None  # pairs of the groups, whose sizes show only then
     if not names:
-        return 2e-6 * rows, 200 * rows
-    dim = dims.get(names[0])
-    if dim is None or not rows:
+        return lambda: 2e-6 * rows, 200 * rows
+    if not known or not rows:
         return None, None
+    dim = known[0]
     keep = stage.parameters.get("keep")
     kept = keep.of(rows) if isinstance(keep, Share) else rows
     found = {
         "dedup.all_pairs": lambda: work.pairs(rows, dim, stage.parameters["max_edges"], memory),
+        "dedup.semantic": lambda: work.inside_clusters(rows, dim, stage.parameters["clusters"], stage.parameters["max_edges"]),
+        "dedup.semdedup": lambda: work.inside_clusters(
+            rows,
+            dim,
+            stage.parameters["clusters"] or max(1, round(rows**0.5)),
+            stage.parameters["max_edges"],
+            stage.parameters["iterations"],
+            256,
+            visits=0,
+        ),
+        "dedup.mutual": lambda: work.neighbours(rows, rows, dim, stage.parameters["num_neighbours"]),
         "reduce.redundancy": lambda: work.cover(rows, kept, dim, memory),
+        "reduce.density": lambda: work.clustered(rows, dim, stage.parameters["clusters"]),
+        "reduce.prototypes": lambda: work.clustered(rows, dim, stage.parameters["clusters"]),
+        "reduce.hierarchical": lambda: work.clustered(
+            rows, dim, stage.parameters["clusters"][0], stage.parameters["resampling"], stage.parameters["nearest"][0]
+        ),
         "select.kcenter": lambda: work.farthest(rows, kept, dim),
         "select.facility_location": lambda: work.facility(rows, kept, dim, memory),
     }.get(stage.name, lambda: work.neighbours(rows, rows, dim, stage.parameters.get("k", 20)))()
     rounds = stage.parameters.get("rounds", 1)
-    return rounds * found.seconds(), found.memory
+    return lambda: rounds * found.seconds(), found.memory
 
 
 __all__ = ["Expression", "Forecast", "check_columns", "evaluation_names", "evaluation_paths", "forecast", "measures_of"]

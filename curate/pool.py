@@ -4,7 +4,7 @@ A method file imports this module, the floor (`manifests`) and third parties, an
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -66,38 +66,39 @@ class Batch:
         self.payloads, self.device = payloads, device
         self.texts = texts if texts is not None else [None] * len(payloads)
         self.faults: list[str | None] = [None] * len(payloads)
-        self._decoded: dict[tuple[int | None, bool], list[np.ndarray | str]] = {}
+        self._decoded: dict[tuple[int | None, bool, images.Window | None], list[np.ndarray | str]] = {}
 
     def __len__(self) -> int:
         return len(self.payloads)
 
-    def pixels(self, min_side: int | None = None, gray: bool = False) -> list[np.ndarray | None]:
+    def pixels(self, min_side: int | None = None, gray: bool = False, window: images.Window | None = None) -> list[np.ndarray | None]:
         """Decoded rows: (h, w, 3) uint8 RGB, or (h, w) when `gray`; None where a row has a fault.
 
         min_side    colour: decode a JPEG at the smallest DCT scale whose shorter side is still at least this; None = full scale.
                     Grey: the full-scale picture, shrunk by the largest whole number that leaves this much, so that one decode serves all.
                     Pictures that are smaller, and other formats, come at full scale.
+        window      how more than 8 bits of grey become 8: see `manifests.images.decode`
         """
-        found = self._decoded.get((min_side, gray))
+        found = self._decoded.get((min_side, gray, window))
         if found is None:
             if gray:
-                self.pixels()
-                found = [item if isinstance(item, str) else images.shrink(item, min_side) for item in self._decoded[None, False]]
+                self.pixels(window=window)
+                found = [item if isinstance(item, str) else images.shrink(item, min_side) for item in self._decoded[None, False, window]]
             else:
-                found = [_decoded(payload, min_side) for payload in self.payloads]
-            self._decoded[min_side, gray] = found
+                found = [_decoded(payload, min_side, window) for payload in self.payloads]
+            self._decoded[min_side, gray, window] = found
         for row, item in enumerate(found):
             if isinstance(item, str):
                 self.faults[row] = item
         return [None if isinstance(item, str) else item for item in found]
 
 
-def _decoded(payload: Any, min_side: int | None) -> "np.ndarray | str":
+def _decoded(payload: Any, min_side: int | None, window: images.Window | None) -> "np.ndarray | str":
     """The pixels, or the slug of what is wrong."""
     try:
         if payload is None:
             raise images.Undecodable("no_payload")
-        return images.decode(payload, min_side=min_side)
+        return images.decode(payload, min_side=min_side, window=window)
     except images.Undecodable as error:
         return error.reason
 
@@ -169,6 +170,7 @@ class Pool:
 
     uid             (n,) `S32` hex digits; ties anywhere are broken by the smaller one
     fixed           (n,) bool: protected rows, kept first, counted in the budget, first in keeper order
+    settled         (n,) bool: those of them that an earlier generation kept: a pair of two of them is known already and decides nothing, nobody need look for it
     seed            the recipe's seed; use `rng`
     memory          bytes that the decision may use
     name            of an evaluation pool: what the ledger calls it
@@ -191,12 +193,14 @@ class Pool:
         device: str = "cpu",
         name: str = "",
         edges: Edges | None = None,
+        settled: np.ndarray | None = None,
     ) -> None:
         self.name, self._edges = name, edges
         self.uid = np.asarray(uid, dtype="S32")
         self._table = columns if isinstance(columns, pa.Table) else pa.table(columns or {})
         self._vectors = vectors or {}
         self.fixed = np.zeros(len(self.uid), bool) if fixed is None else np.asarray(fixed, bool)
+        self.settled = np.zeros(len(self.uid), bool) if settled is None else settled
         self.seed, self.stage, self.group, self.memory, self.device = seed, stage, group, memory, device
         self._keeper, self._read, self._evaluations = keeper, read_payloads, evaluations or {}
         self._rank: np.ndarray | None = None
@@ -248,6 +252,18 @@ class Pool:
         """A generator seeded by (seed, stage, group, purpose). Draw by uid order, never by position: `rng.permutation(n)[pool.uid_rank]`."""
         text = "\0".join([str(self.seed), self.stage, self.group, *purpose])
         return np.random.Generator(np.random.Philox(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")))
+
+    def lot(self, *purpose: str) -> np.ndarray:
+        """(n,) uint64: drawn for each row from its uid, the seed and the purpose; the same whichever other rows there are."""
+        factors = self.rng(*purpose).integers(0, 1 << 63, 4, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+        return (np.ascontiguousarray(self.uid).view(np.uint64).reshape(-1, 4) * factors).sum(1, dtype=np.uint64) >> np.uint64(16)
+
+    def keeper_order(self, prefer: Sequence[str] = (), then: np.ndarray | None = None) -> np.ndarray:
+        """(n,) int64: each row's place when protected rows come first, then the larger `prefer` columns, the smaller `then` (n,), the smaller uid."""
+        keys = [self.uid_rank, *([] if then is None else [then]), *[-self.column(name).astype(np.float64) for name in reversed(prefer)], ~self.fixed]
+        rank = np.empty(len(self), np.int64)
+        rank[np.lexsort(keys)] = np.arange(len(self))
+        return rank
 
     def payloads(self, rows: np.ndarray) -> Iterator[Any]:
         """The image bytes of `rows`, in their order, read from the shards as they are asked for."""

@@ -16,7 +16,7 @@ from manifests.errors import Refusal
 from manifests.signature import Column, Expression, PoolPaths, VectorName, check, load, parameters, plain_value
 from manifests.strict_yaml import line_of, read_yaml
 
-FIELDS = ("format", "pool", "seed", "evaluate", "leakage", "stages", "shards")
+FIELDS = ("format", "pool", "append", "redecided", "seed", "evaluate", "leakage", "stages", "shards")
 SHARDS = {"samples_per_shard": 10_000, "order": "shuffled"}
 COMMON = ("as", "within", "protect")
 
@@ -80,7 +80,11 @@ def _kinds(annotation: Any) -> set[Any]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A resolved recipe."""
+    """A resolved recipe.
+
+    append      the pools that `curate append` added, in order: each is a generation, decided beside what the earlier ones kept
+    redecided   how many of them, from the first on, are decided anew together with the pool (`--redecide`)
+    """
 
     stages: tuple[ResolvedStage, ...]
     pool: str | None = None
@@ -88,12 +92,16 @@ class Recipe:
     evaluate: tuple[str, ...] = ()
     leakage: bool = True
     shards: dict[str, Any] | None = field(default_factory=lambda: dict(SHARDS))
+    append: tuple[str, ...] = ()
+    redecided: int = 0
 
     def yaml(self) -> str:
         """Every default written out; reading it back gives the same recipe."""
+        grown = {"append": list(self.append), "redecided": self.redecided} if self.append else {}
         body = {
             "format": 1,
             "pool": self.pool,
+            **grown,
             "seed": self.seed,
             "evaluate": list(self.evaluate),
             "leakage": self.leakage,
@@ -152,9 +160,22 @@ def parse_recipe(text: str, where: str, settings: list[str] | None = None, pool:
         raise Refusal("bad-value", f"{where}:{line_of(text, 'seed')}", f"seed is {seed!r}", "a whole number")
     leakage = body.get("leakage", True)
     recipe = Recipe(
-        tuple(stages), pool or body.get("pool"), seed, tuple(evaluate), leakage not in (False, "off"), _shards(body.get("shards", {}), where)
-    )
+        tuple(stages), pool or body.get("pool"), seed, tuple(evaluate), leakage not in (False, "off"), _shards(body.get("shards", {}), where),
+        *_grown(body, where),
+    )  # fmt: skip
     return _checked(_with_leakage(recipe), where)
+
+
+def _grown(body: dict[str, Any], where: str) -> tuple[tuple[str, ...], int]:
+    """`append` and `redecided`, as a run's own recipe has them."""
+    append, redecided = body.get("append") or [], body.get("redecided", 0)
+    if not isinstance(append, list) or not all(isinstance(path, str) for path in append):
+        raise Refusal("bad-recipe", where, f"append is {append!r}", "a list of pools, as `curate append` writes it")
+    if not isinstance(redecided, int) or isinstance(redecided, bool) or not 0 <= redecided <= len(append):
+        raise Refusal(
+            "bad-recipe", where, f"redecided is {redecided!r}", f"how many of the {len(append)} appended pools are decided with the first one"
+        )
+    return tuple(append), redecided
 
 
 def _settings(settings: list[str], where: str) -> dict[tuple[str, str], Any]:

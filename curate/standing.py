@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.deciding import decision_stands
 from curate.frame import identity_digests
 from curate.measuring import index_digest, measure_stands, part_path
 from curate.recipe import ResolvedStage
+from curate.verdict_parts import decision_stands
 from manifests.digest import file_digest
 from manifests.publish import published_digest
 from manifests.run import Run
@@ -32,10 +32,11 @@ def parts_stand(root: Path, pool: PoolDescription, inputs: list[str], measures: 
     return True
 
 
-def verdicts_stand(run: Run, pool: PoolDescription) -> bool:
+def verdicts_stand(run: Run, pool: PoolDescription, bounds: Sequence[int]) -> bool:
     """The parts and edges of every decision are those that `run.json` tells of, and every output has its size."""
+    spans = [pool.shards[first:last] for first, last in zip(bounds, [*bounds[1:], len(pool.shards)], strict=True)]
     decisions = [s for s in run.stages if s.kind == "decision"]
-    if not all(decision_stands(run.path, s.id, pool.shards, s.digest) for s in decisions):
+    if not all(decision_stands(run.path, s.id, own, s.digest_of(g), g) for s in decisions for g, own in enumerate(spans)):
         return False
     return all(_same(run.path / name, entry, False) for name, entry in run.info["outputs"].items())
 

@@ -29,6 +29,7 @@ SLUGS = {  # slug: exit code, in alphabetical order
     "no-such-file": WRONG_USE,
     "no-such-sample": WRONG_USE,
     "not-a-run": WRONG_USE,
+    "not-replayable": WRONG_USE,
     "nothing-kept": WRONG_USE,
     "run-locked": LOCKED,
     "shard-differs": BROKEN_RECORD,

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -32,8 +32,7 @@ class Verbs(click.Group):
         try:
             code = super().main(*args, **kwargs)
         except Refusal as refusal:
-            click.echo(f"{name}: {refusal}", err=True)
-            sys.exit(refusal.exit_code)
+            _refuse(refusal, f"{name}: ")
         except click.exceptions.Abort:
             click.echo(f"{name}: stopped; run the same command again to go on", err=True)
             sys.exit(STOPPED)
@@ -45,12 +44,16 @@ class Verbs(click.Group):
             sys.exit(WRONG_USE)
         except click.ClickException as error:
             path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else name
-            refusal = Refusal("bad-command", path, error.format_message().replace(". Did", "; did").rstrip(".?"), cure=f"See `{path} --help`")
-            click.echo(str(refusal), err=True)
-            sys.exit(refusal.exit_code)
+            said = error.format_message().replace(". Did", "; did").rstrip(".?")
+            _refuse(Refusal("bad-command", path, said, cure=f"See `{path} --help`"))
         except BrokenPipeError:
             sys.exit(0)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse(refusal: Refusal, prefix: str = "") -> NoReturn:
+    click.echo(f"{prefix}{refusal}", err=True)
+    sys.exit(refusal.exit_code)
 
 
 def emit(value: Any, as_json: bool, text: Callable[[Any], str]) -> None:
@@ -66,9 +69,7 @@ def main(arguments: tuple[str, ...]) -> None:
         importlib.import_module(f"{arguments[0]}.cli").main(list(arguments[1:]), prog_name=f"keepset {arguments[0]}")
         return
     if arguments and arguments[0] not in ("--help", "-h"):
-        refusal = Refusal("bad-command", "keepset", f"there is no command {arguments[0]!r}", f"there are {', '.join(ROOMS)}")
-        click.echo(str(refusal), err=True)
-        sys.exit(refusal.exit_code)
+        _refuse(Refusal("bad-command", "keepset", f"there is no command {arguments[0]!r}", f"there are {', '.join(ROOMS)}"))
     click.echo("keepset decides which samples of a pool to keep, says why for every one, and proves they were enough.\n")
     for name, sentence in ROOMS.items():
         click.echo(f"  {name:<10} {sentence}")

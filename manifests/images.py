@@ -16,7 +16,9 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-__all__ = ["MAX_PIXELS", "Header", "Undecodable", "decode", "encode_webp", "header", "resize", "shrink", "thumbnail", "upright"]
+from manifests.errors import Refusal
+
+__all__ = ["MAX_PIXELS", "Header", "Undecodable", "Window", "decode", "encode_webp", "header", "resize", "shrink", "thumbnail", "upright"]
 
 MAX_PIXELS = 100_000_000  # larger pictures are refused as `too_large`; one frame of an animation counts
 
@@ -47,6 +49,32 @@ class Undecodable(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+@dataclass(frozen=True)
+class Window:
+    """The stored values that become black to white in pictures with more than 8 bits of grey: centre - width / 2 to centre + width / 2."""
+
+    centre: int
+    width: int
+    allowed = "a window [centre, width] in stored values, whole numbers, width from 1 (such as [1064, 400])"
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> "Window":
+        """Two whole numbers; anything else is refused [bad-value]."""
+        if isinstance(value, list | tuple) and [type(v) for v in value] == [int, int] and value[1] >= 1:
+            return cls(*value)
+        raise Refusal("bad-value", where, f"{value!r} is no window", cls.allowed)
+
+    def plain(self) -> list[int]:
+        """As a recipe writes it."""
+        return [self.centre, self.width]
+
+    def levels(self, values: np.ndarray) -> np.ndarray:
+        """Stored values as uint8, 0 to 255, rounded half up; exact for whole numbers."""
+        wide = np.float64 if values.dtype.kind == "f" else np.int64
+        above = np.clip(values.astype(wide) * 2 - (2 * self.centre - self.width), 0, 2 * self.width)
+        return ((above * 255 + self.width) // (2 * self.width)).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -82,20 +110,22 @@ def header(data: bytes | memoryview) -> Header:
     return found
 
 
-def decode(data: bytes | memoryview, *, min_side: int | None = None, gray: bool = False) -> np.ndarray:
+def decode(data: bytes | memoryview, *, min_side: int | None = None, gray: bool = False, window: Window | None = None) -> np.ndarray:
     """The picture as (h, w, 3) uint8 RGB, or (h, w) when `gray`. Alpha lies on white, 16 bits are scaled to 8, an animation gives its first frame.
 
     min_side    colour: a JPEG comes at the smallest DCT scale whose sides are both still at least this; smaller pictures and
                 other formats come at full scale. Grey: `shrink` of the full-scale picture, whatever the format
+    window      how more than 8 bits of grey become 8 (None: 0 to 65535, floats 0 to 1 or 0 to 255); colour and 8 bits stay as they are. One for
+                all pictures: each one's own least and greatest value would make a vessel out of the noise of an empty slice
     Errors      `Undecodable`: zero_bytes, too_large (by the header), undecodable (no picture, or one that ends early). A JPEG whose data
                 is damaged in the middle is decoded as every other reader decodes it
     """
     if gray:
-        return shrink(decode(data), min_side)
+        return shrink(decode(data, window=window), min_side)
     kind = _sniff(data)
     if kind == "jpeg":
         return _decode_jpeg(data, min_side or 0)
-    return _decode_with_pillow(data, kind)
+    return _decode_with_pillow(data, kind, window)
 
 
 def shrink(pixels: np.ndarray, min_side: int | None = None) -> np.ndarray:
@@ -192,35 +222,42 @@ def _decode_jpeg(data: bytes | memoryview, min_side: int) -> np.ndarray:
         return _decode_with_pillow(data, "jpeg")  # rare chroma sampling, which simplejpeg does not know
 
 
-def _decode_with_pillow(data: bytes | memoryview, kind: str) -> np.ndarray:
+def _decode_with_pillow(data: bytes | memoryview, kind: str, window: Window | None = None) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             picture = _open(data, kind)
             _check_size(*picture.size)
             picture.load()
-            return _rgb(picture)
+            return _rgb(picture, window)
     except BROKEN as error:
         raise Undecodable("undecodable") from error
 
 
-def _rgb(picture: Image.Image) -> np.ndarray:
+def _rgb(picture: Image.Image, window: Window | None) -> np.ndarray:
     """(h, w, 3) uint8 of a loaded picture in any mode."""
     mode = picture.mode
     if mode.startswith("I;16") or mode in ("I", "F"):
-        return _deep(np.asarray(picture), mode)
+        return _deep(np.asarray(picture), mode, window)
     if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        rgba = np.asarray(picture.convert("RGBA")).astype(np.uint32)
-        alpha = rgba[:, :, 3:]
-        return ((rgba[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+        rgba = np.asarray(picture.convert("RGBA"))
+        white = np.empty((*rgba.shape[:2], 3), np.uint8)
+        step = max(1, (1 << 18) // rgba.shape[1])  # some megabytes at a time
+        for start in range(0, len(rgba), step):
+            part = rgba[start : start + step].astype(np.uint32)
+            alpha = part[:, :, 3:]
+            white[start : start + step] = (part[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255
+        return white
     return np.asarray(picture.convert("RGB"))
 
 
-def _deep(values: np.ndarray, mode: str) -> np.ndarray:
-    """More than 8 bits of grey: 0 to 65535 onto 0 to 255, rounded; floats are 0 to 1 where they stay below, else 0 to 255."""
-    if mode == "F":
-        if not np.isfinite(values).all():
-            raise Undecodable("undecodable")
+def _deep(values: np.ndarray, mode: str, window: Window | None) -> np.ndarray:
+    """More than 8 bits of grey: `window`, else 0 to 65535 onto 0 to 255, rounded; floats are 0 to 1 where they stay below, else 0 to 255."""
+    if mode == "F" and not np.isfinite(values).all():
+        raise Undecodable("undecodable")
+    if window is not None:
+        gray: np.ndarray = window.levels(values)
+    elif mode == "F":
         gray = np.clip(np.rint(values * (255 if values.max(initial=0) <= 1 else 1)), 0, 255)
     else:
         gray = (np.clip(values, 0, 65535).astype(np.uint32) * 255 + 32767) // 65535

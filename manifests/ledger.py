@@ -10,11 +10,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.errors import Refusal
-from manifests.publish import publish, publish_table
+from manifests.publish import publish, publish_table, published_digest, read_part
 from manifests.schema import DROPPED, KEPT, LEDGER, QUARANTINED, RESERVED
 from manifests.shards.pool_yaml import Shard
 
 ROWS_A_FILE = 1_000_000
+FATES = (KEPT, DROPPED, QUARANTINED)
+DECIDED = ("keep", "reason", "score", "threshold", "witness", "witness_pool", "weight")  # of a decision's part, what the fold reads
 PartPath = Callable[[str, Shard], Path]
 
 
@@ -24,38 +26,37 @@ def fold_shard(shard: Shard, stages: Sequence[tuple[str, str]], part: PartPath) 
     stages      (id, kind) in recipe order, kind "measure" or "decision"; the index comes first
     part        where the part of a stage for a shard lies
     """
-    index = pq.read_table(part("measure.index", shard))
+    path = part("measure.index", shard)
+    index = read_part(path, [name for name in pq.read_schema(path).names if name in LEDGER.names or name not in RESERVED])
     count = index.num_rows
-    status = np.full(count, KEPT, object)
-    stage_of, reason = np.full(count, None, object), np.full(count, None, object)
-    score, threshold = np.full(count, np.nan), np.full(count, np.nan)
-    witness, witness_pool = np.full(count, None, object), np.full(count, None, object)
-    weight = np.full(count, 1.0)
-    for name, kind in stages:
-        alive = status == KEPT
+    status, stage_of = np.zeros(count, np.int8), np.full(count, -1, np.int32)  # places in FATES and in `stages`
+    score, threshold, weight = np.full(count, np.nan), np.full(count, np.nan), np.full(count, 1.0)
+    words: dict[str, Any] = {name: pa.nulls(count, pa.string()) for name in ("reason", "witness", "witness_pool")}
+    for number, (name, kind) in enumerate(stages):
+        alive = status == 0
+        table = read_part(part(name, shard), ("fault",) if kind == "measure" else DECIDED)
         if kind == "measure":
-            fault = np.array(pq.read_table(part(name, shard), columns=["fault"])["fault"].to_pylist(), object)
-            hit = alive & np.array([f is not None for f in fault], bool)
-            status[hit], stage_of[hit], reason[hit] = QUARANTINED, name, fault[hit]
+            hit = alive & pc.is_valid(table["fault"]).to_numpy()
+            status[hit], stage_of[hit] = FATES.index(QUARANTINED), number
+            words["reason"] = _where(hit, table["fault"], words["reason"])
             continue
-        table = pq.read_table(part(name, shard), columns=["keep", "reason", "score", "threshold", "witness", "witness_pool", "weight"])
         hit = alive & pc.equal(table["keep"], False).fill_null(False).to_numpy()
-        status[hit], stage_of[hit] = DROPPED, name
-        for target, column in ((reason, "reason"), (witness, "witness"), (witness_pool, "witness_pool")):
-            target[hit] = np.array(table[column].to_pylist(), object)[hit]
+        status[hit], stage_of[hit] = FATES.index(DROPPED), number
+        words = {column: _where(hit, table[column], before) for column, before in words.items()}
         for numbers, column in ((score, "score"), (threshold, "threshold")):
             numbers[hit] = table[column].to_numpy()[hit]
         given = table["weight"].to_numpy()
         weight = np.where(alive & np.isfinite(given), given, weight)
+    drop_stage = pa.array([name for name, _ in stages], pa.string()).take(pa.array(stage_of, mask=stage_of < 0))
     columns: dict[str, Any] = {
-        "uid": pq.read_table(part("identity", shard), columns=["uid"])["uid"],
+        "uid": read_part(part("identity", shard), ["uid"])["uid"],
         "key": index["key"], "source_uid": _or_null(index, "source_uid"), "content": index["content"],
-        "shard": [shard.id] * count, "row": np.arange(count, dtype=np.int32), "offset": index["offset"], "size": index["size"],
+        "shard": pa.repeat(pa.scalar(shard.id, pa.string()), count), "row": np.arange(count, dtype=np.int32), "offset": index["offset"], "size": index["size"],
         "label": _or_null(index, "label"), "label_name": _or_null(index, "label_name"), "caption": _or_null(index, "caption"),
-        "status": status.tolist(), "drop_stage": stage_of.tolist(), "drop_reason": reason.tolist(),
+        "status": pa.array(FATES, pa.string()).take(pa.array(status)), "drop_stage": drop_stage, "drop_reason": words["reason"],
         "score": pa.array(score, mask=~np.isfinite(score)), "threshold": pa.array(threshold, mask=~np.isfinite(threshold)),
-        "witness": witness.tolist(), "witness_pool": witness_pool.tolist(),
-        "weight": pa.array(weight, pa.float32(), mask=status != KEPT), "out_shard": [None] * count, "out_row": [None] * count,
+        "witness": words["witness"], "witness_pool": words["witness_pool"],
+        "weight": pa.array(weight, pa.float32(), mask=status != 0), "out_shard": pa.nulls(count, pa.string()), "out_row": pa.nulls(count, pa.int32()),
     }  # fmt: skip
     table = pa.table({f.name: _column(columns[f.name], f.type) for f in LEDGER}, schema=LEDGER)
     for name in index.column_names:
@@ -64,22 +65,42 @@ def fold_shard(shard: Shard, stages: Sequence[tuple[str, str]], part: PartPath) 
     return table
 
 
+def _where(hit: np.ndarray, given: Any, before: Any) -> Any:
+    """`given` as text where `hit`, else `before`."""
+    return pc.if_else(pa.array(hit), given.cast(pa.string()).combine_chunks(), before) if hit.any() else before
+
+
 def _or_null(table: pa.Table, name: str) -> Any:
-    return table[name] if name in table.column_names else [None] * table.num_rows
+    return table[name] if name in table.column_names else pa.nulls(table.num_rows)
 
 
 def _column(values: Any, kind: pa.DataType) -> Any:
-    if isinstance(values, pa.ChunkedArray | pa.Array):
-        return values.cast(kind) if values.type != kind else values
-    if pa.types.is_dictionary(kind):
-        return pa.array(values, kind.value_type).dictionary_encode().cast(kind)
-    return pa.array(values, kind)
+    values = values if isinstance(values, pa.ChunkedArray | pa.Array) else pa.array(values)
+    if pa.types.is_dictionary(kind) and not pa.types.is_dictionary(values.type):
+        return values.cast(kind.value_type).dictionary_encode().cast(kind)  # words in the order in which they come
+    return values.cast(kind) if values.type != kind else values
 
 
-def write_ledger(folder: Path, tables: Iterator[pa.Table], kept: int, place: tuple[np.ndarray, np.ndarray], made_of: str) -> list[Path]:
+def ledger_stands(folder: Path, rows: Sequence[int], made_of: str, first: int) -> list[Path] | None:
+    """The files that `write_ledger` would publish for shards of so many rows, where all are there with this digest; else None."""
+    files: list[int] = []
+    for count in rows:
+        if files and files[-1] + count <= ROWS_A_FILE:
+            files[-1] += count
+        else:
+            files.append(count)
+    paths = [folder / f"{first + number:05d}.parquet" for number in range(len(files))]
+    found = all(published_digest(p) == made_of and pq.read_metadata(p).num_rows == n for p, n in zip(paths, files, strict=True))
+    return paths if files and found else None
+
+
+def write_ledger(
+    folder: Path, tables: Iterator[pa.Table], kept: int, place: tuple[np.ndarray, np.ndarray], made_of: str, first: int = 0
+) -> list[Path]:
     """Publish `ledger/NNNNN.parquet`: whole shards, up to 1 M rows a file.
 
     place       (out_shard, out_row), (kept,) int64 each: where every kept row goes, in pool order; empty where no shards are written
+    first       number of the first file: those before it hold the rows of earlier generations
     """
     out_shard, out_row = place
     files: list[Path] = []
@@ -88,7 +109,7 @@ def write_ledger(folder: Path, tables: Iterator[pa.Table], kept: int, place: tup
 
     def flush() -> None:
         nonlocal rows
-        path = folder / f"{len(files):05d}.parquet"
+        path = folder / f"{first + len(files):05d}.parquet"
         publish_table(path, pa.concat_tables(waiting, promote_options="permissive").unify_dictionaries().combine_chunks(), made_of, bloom="uid")
         files.append(path)
         waiting.clear()
@@ -101,7 +122,10 @@ def write_ledger(folder: Path, tables: Iterator[pa.Table], kept: int, place: tup
         position[here] = np.arange(at, at + count)
         at += count
         if len(out_shard):
-            names = [f"{out_shard[p]:05d}" if p >= 0 else None for p in position]
+            own, which = np.unique(out_shard[position[here]], return_inverse=True)
+            place_of = np.full(table.num_rows, -1, np.int64)
+            place_of[here] = which
+            names = pa.array([f"{number:05d}" for number in own], pa.string()).take(pa.array(place_of, mask=~here))
             table = table.set_column(table.column_names.index("out_shard"), LEDGER.field("out_shard"), _column(names, LEDGER.field("out_shard").type))
             places = pa.array(np.where(position >= 0, out_row[np.maximum(position, 0)], 0), pa.int32(), mask=position < 0)
             table = table.set_column(table.column_names.index("out_row"), LEDGER.field("out_row"), places)
@@ -114,7 +138,8 @@ def write_ledger(folder: Path, tables: Iterator[pa.Table], kept: int, place: tup
         flush()
     assert at == kept
     for stale in set(folder.glob("*.parquet")) - set(files):
-        stale.unlink()
+        if not stale.stem.isdigit() or int(stale.stem) >= first:
+            stale.unlink()
     return files
 
 
@@ -129,10 +154,12 @@ def law(counts: dict[str, int], where: str) -> None:
         )
 
 
-def write_selection(path: Path, identities: list[str]) -> None:
+def write_selection(path: Path, identities: "list[str] | pa.ChunkedArray") -> None:
     """Publish the kept ids in DataComp's subset form: sorted, dtype u8,u8 (high and low half of 32 hex digits)."""
-    halves = np.array([(int(i[:16], 16), int(i[16:], 16)) for i in identities], dtype=[("f0", "<u8"), ("f1", "<u8")])
-    halves.sort(order=["f0", "f1"])
+    chunks = identities.chunks if isinstance(identities, pa.ChunkedArray) else [identities]
+    texts = ("".join(chunk.to_pylist() if isinstance(chunk, pa.Array) else chunk) for chunk in chunks)
+    numbers = np.concatenate([np.frombuffer(bytes.fromhex(text), ">u8").astype("<u8") for text in texts] or [np.zeros(0, "<u8")]).reshape(-1, 2)
+    halves = numbers[np.lexsort((numbers[:, 1], numbers[:, 0]))].view([("f0", "<u8"), ("f1", "<u8")])[:, 0]
     publish(path, lambda file: np.lib.format.write_array(file, halves, allow_pickle=False))
 
 

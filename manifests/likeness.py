@@ -3,9 +3,11 @@
 The score of two pictures is the root mean square difference of their square RGB thumbnails in grey levels, at the best of the eight turns (or unturned),
 *stretched*: where the flatter of the two has a contrast below `min_contrast`, the difference is multiplied by min_contrast / contrast. So two
 different skies are far apart although both are nearly one colour, and two equal pictures are at 0 whatever they show.
+
+A picture with a border of one colour has two *looks*: as it is, and without the border. Two pictures are as alike as the closest two of their looks.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,11 +15,15 @@ from typing import Any
 import numpy as np
 
 from manifests import images
+from manifests.errors import Refusal
+from manifests.memory import enough, size
 from manifests.vectors import hamming
 
 COARSE = 4  # thumbnails are first compared as 4 x 4 blocks: a bound from below, so nothing is missed
 PAIRS = 1 << 15  # pairs compared at a time
 TURNS = 8
+OUTER, INNER = 3, 8  # grey levels, mean distance to the border's colour: of the outermost line, and of a further one (a coder rings near the picture)
+LEAST_BORDER, LEAST_PICTURE = 0.03, 0.25  # of the area, of a side: less border is none, and less picture than this is no picture with a border
 
 
 @dataclass
@@ -32,14 +38,6 @@ class Pictures:
     pixels: np.ndarray
     blocks: np.ndarray
     contrast: np.ndarray
-
-    @classmethod
-    def of(cls, payloads: Iterable[Any], count: int, side: int) -> "Pictures":
-        """Thumbnails of `count` image files, in their order. `side` is a multiple of 4. Cost: side * side * 3 bytes and one small decode each."""
-        pixels = np.empty((count, side, side, 3), np.uint8)
-        for row, payload in enumerate(payloads):
-            pixels[row] = thumbnail(images.decode(payload, min_side=2 * side), side)
-        return cls.from_pixels(pixels)
 
     @classmethod
     def from_pixels(cls, pixels: np.ndarray) -> "Pictures":
@@ -72,6 +70,95 @@ def thumbnail(picture: np.ndarray, side: int) -> np.ndarray:
     down, across = _overlaps(high, side), _overlaps(wide, side)
     sums = across @ (down @ picture.reshape(high, -1).astype(np.float64)).reshape(side, wide, 3)  # whole numbers below 2^53: exact
     return ((sums.astype(np.int64) * 2 + high * wide) // (2 * high * wide)).astype(np.uint8)
+
+
+def trimmed(picture: np.ndarray) -> np.ndarray:
+    """(h, w, 3) uint8 without a border of one colour, of any width on each side, as a view; `picture` itself where there is none, or nothing within.
+
+    Each side has its own colour: the middle value of its outermost line. Rows are taken off first, then columns, then both once more.
+    """
+    box = [0, 0, 0, 0]  # lines taken off: top, bottom, left, right
+    colours: dict[int, np.ndarray] = {}
+    for _ in range(2):
+        before = tuple(box)
+        for side in range(4):
+            inner = _within(picture, box)
+            lines = inner if side < 2 else inner.swapaxes(0, 1)
+            lines = lines[::-1] if side % 2 else lines
+            if side not in colours:
+                middle = lines.shape[1] // 2
+                colour = np.partition(lines[0], middle, axis=0)[middle].astype(np.int16)
+                if np.abs(lines[0] - colour).sum() > OUTER * lines[0].size:
+                    continue
+                colours[side] = colour
+            other = np.flatnonzero(np.abs(lines - colours[side]).sum((1, 2)) > INNER * lines[0].size)
+            if not len(other):
+                return picture
+            box[side] += int(other[0])
+        if tuple(box) == before:
+            break
+    found = _within(picture, box)
+    is_left = min(found.shape[0] / picture.shape[0], found.shape[1] / picture.shape[1]) >= LEAST_PICTURE
+    return found if is_left and found.size <= (1 - LEAST_BORDER) * picture.size else picture
+
+
+def _within(picture: np.ndarray, box: list[int]) -> np.ndarray:
+    top, bottom, left, right = box
+    return picture[top : picture.shape[0] - bottom, left : picture.shape[1] - right]
+
+
+@dataclass
+class Looks:
+    """The looks of n pictures: all as they are, in their order, then without their border those that have one.
+
+    row          (m,) int64: whose look
+    is_trimmed   (m,) bool
+    codes        (m, 8 w) uint8: the hashes of the eight turns, as `candidates` takes them
+    """
+
+    row: np.ndarray
+    is_trimmed: np.ndarray
+    codes: np.ndarray
+
+    @classmethod
+    def of(cls, whole: np.ndarray, without: np.ndarray) -> "Looks":
+        """From the hashes (n, 8 w) of the pictures as they are and without their borders: equal where there is none."""
+        more = np.flatnonzero((whole != without).any(1))
+        row = np.concatenate([np.arange(len(whole)), more])
+        return cls(row, np.arange(len(row)) >= len(whole), np.concatenate([whole, without[more]]))
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def grouped(self) -> tuple[np.ndarray, np.ndarray]:
+        """The distinct codes (k, 8 w) in their order, and (m,) int64 the code of each look."""
+        keys = np.ascontiguousarray(self.codes).view(np.dtype((np.void, self.codes.shape[1])))[:, 0]
+        distinct, group = np.unique(keys, return_inverse=True)
+        return distinct.view(np.uint8).reshape(len(distinct), self.codes.shape[1]), group
+
+
+def thumbnails(where: str, read: Callable[[np.ndarray], Iterator[Any]], looks: Looks, chosen: np.ndarray, side: int, memory: int) -> Pictures:
+    """Thumbnails of the looks `chosen` (k,) int64, in their order; `read` gives the image files of rows. Each file is read once, in the order of rows.
+
+    Raises `Refusal` [does-not-fit] where they need more than `memory` bytes.
+    """
+    needed = len(chosen) * (3 * side * side + 256)
+    if needed > memory:
+        raise Refusal(
+            "does-not-fit", where, f"thumbnails of {len(chosen)} rows need {size(needed)}", f"{size(memory)} are allowed",
+            f"Give --memory {enough(needed)} or a smaller side; dedup.exact before it also helps",
+        )  # fmt: skip
+    pixels = np.empty((len(chosen), side, side, 3), np.uint8)
+    if not len(chosen):
+        return Pictures.from_pixels(pixels)
+    places = np.argsort(looks.row[chosen], kind="stable")
+    rows, starts = np.unique(looks.row[chosen[places]], return_index=True)
+    for payload, own in zip(read(rows), np.split(places, starts[1:]), strict=True):
+        for place in own:
+            is_trimmed = looks.is_trimmed[chosen[place]]
+            picture = images.decode(payload, min_side=(8 if is_trimmed else 4) * side)  # where to cut shows only in a larger one
+            pixels[place] = thumbnail(trimmed(picture) if is_trimmed else picture, side)
+    return Pictures.from_pixels(pixels)
 
 
 @lru_cache(maxsize=256)

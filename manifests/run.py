@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from manifests.errors import Refusal
 from manifests.schema import FORMAT
-from manifests.shards.pool_yaml import PoolDescription, Shard, open_pool
+from manifests.shards.pool_yaml import PoolDescription, Shard, apart, joined, open_pool, recorded_pool
 from manifests.shards.read import ShardReader
 from manifests.strict_yaml import read_yaml
 
@@ -32,6 +32,11 @@ class StageRecord:
     parameters: dict[str, Any]
     digest: str
     counts: dict[str, Any] = field(default_factory=dict)
+    digests: list[str] = field(default_factory=list)  # of each generation, where there are several; `digest` is the last one's
+
+    def digest_of(self, generation: int) -> str:
+        """The digest of its parts in a generation, counted from 0."""
+        return self.digests[generation] if self.digests else self.digest
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,27 @@ class Run:
 
     @functools.cached_property
     def pool(self) -> PoolDescription:
-        """The pool that was curated."""
-        return open_pool(self.info["pool"]["path"])
+        """The pool that was curated; of a run that grew all its pools as one, each shard with its own URL."""
+        pools = [record for generation in self.generations for record in generation["pools"]]
+        return open_pool(self.info["pool"]["path"]) if len(pools) < 2 else joined(apart([recorded_pool(record) for record in pools]))
+
+    @property
+    def generations(self) -> list[dict[str, Any]]:
+        """What each generation is: `pools`, the `inputs` of their shards, `counts`, its `ledger` files and its `shards`. Empty in runs that are older than this."""
+        return self.info.get("generations", [])
+
+    def generation_of(self, shard: str) -> int:
+        """The generation, from 0, that a shard ("source/name") came with."""
+        return self._generation_of.get(shard, 0)
+
+    @functools.cached_property
+    def _generation_of(self) -> dict[str, int]:
+        if len(self.generations) < 2:
+            return {}
+        ends = [0]
+        for generation in self.generations:
+            ends.append(ends[-1] + len(generation["inputs"]))
+        return {s.id: g for g in range(len(self.generations)) for s in self.pool.shards[ends[g] : ends[g + 1]]}
 
     @functools.cached_property
     def stages(self) -> list[StageRecord]:

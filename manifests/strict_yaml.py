@@ -1,5 +1,6 @@
 """YAML without surprises: no duplicate keys, `on` and `yes` are text, `1e-3` is a number, `0123` is refused."""
 
+import functools
 import re
 from typing import Any
 
@@ -65,9 +66,15 @@ def read_yaml(data: bytes | str, where: str, slug: str) -> Any:
         raise Refusal(slug, f"{where}{line}", str(error.problem or error), "strict YAML") from error
 
 
+@functools.lru_cache(maxsize=2)
+def _composed(data: str) -> Any:
+    """The nodes of a text; asked for once a stage, so not made anew each time."""
+    return yaml.compose(data, Loader=yaml.SafeLoader)
+
+
 def line_of(data: str, *path: str | int) -> int | None:
     """The line (from 1) on which the node at `path` (keys and list positions) starts; None where there is none."""
-    node: Any = yaml.compose(data, Loader=yaml.SafeLoader)
+    node: Any = _composed(data)
     line = None
     for step in path:
         if isinstance(node, yaml.MappingNode):

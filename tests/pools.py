@@ -9,7 +9,7 @@ import pyarrow as pa
 from PIL import Image
 
 from curate.measure.exact_hash import exact_hash
-from curate.measure.perceptual_hash import perceptual_hash
+from curate.measure.perceptual_hash import WRITES, perceptual_hash
 from curate.pool import Batch, Pool
 from manifests.images import decode
 from manifests.vectors.store import Vectors
@@ -84,11 +84,15 @@ def turns(pixels: np.ndarray) -> list[np.ndarray]:
 
 
 def picture_pool(payloads: Sequence[bytes], **more: Any) -> Pool:
-    """A pool of pictures with the columns pixels_hash, phash_views and num_pixels, as the measures write them."""
+    """A pool of pictures with pixels_hash, the columns of views, inner_pixels and num_pixels, as the measures write them."""
     batch = Batch(list(payloads))
-    columns = {"pixels_hash": np.zeros((0, 16), np.uint8), "phash_views": np.zeros((0, 64), np.uint8)}
+    names = [name for name in WRITES if name.endswith("_views")]
+    columns: dict[str, Any] = {
+        "pixels_hash": np.zeros((0, 16), np.uint8), "inner_pixels": np.zeros(0, np.int64), **{name: np.zeros((0, WRITES[name].byte_width), np.uint8) for name in names},
+    }  # fmt: skip
     if payloads:
-        columns = {"pixels_hash": exact_hash(batch)["pixels_hash"], "phash_views": perceptual_hash(batch)["phash_views"]}
+        found = perceptual_hash(batch)
+        columns = {"pixels_hash": exact_hash(batch)["pixels_hash"], **{name: found[name] for name in (*names, "inner_pixels")}}
     sizes = [int(np.prod(decode(p).shape[:2])) for p in payloads]
     return pool_of(payloads=payloads, num_pixels=pa.array(sizes, pa.int64()), **columns, **more)
 

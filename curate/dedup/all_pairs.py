@@ -7,13 +7,15 @@ import pyarrow as pa
 
 from curate.pool import Column, Edges, Pool, State, VectorName, Verdicts
 from manifests.errors import Refusal
-from manifests.star import first_kept
+from manifests.star import first_kept, star
+from manifests.vectors.copies import Pairs, limit_of, spread, together, warn_of_many
 from manifests.vectors.forecast import pairs, require
 from manifests.vectors.store import Vectors, float32_error
 from manifests.vectors.tiles import closest, equal_rows, within
 
 REASONS = ("near_duplicate",)
 WRITES: dict[str, pa.DataType] = {}
+MOVES = {"min_cosine": "floor_cosine", "prefer": ""}
 BLOCK = 4096  # rows that are compared with all earlier ones in one round
 
 
@@ -23,7 +25,7 @@ def all_pairs(
     vectors: VectorName,
     min_cosine: float = 0.99,
     prefer: builtins.list[Column] = [],  # noqa: B006
-    edge_margin: float = 0.02,
+    floor_cosine: float = 0.95,
     max_edges: int = 16,
 ) -> Verdicts:
     """Keep one of all samples whose vectors have a cosine of at least `min_cosine`.
@@ -38,31 +40,60 @@ def all_pairs(
     min_cosine  from -1 to 1. The default is for copies and re-encodings. Semantic encoders do not tell a copy from a look-alike (two frames, two products on
                 white): look at the pairs in the report before lowering it, or use `dedup.perceptual`, which looks at the pictures
     prefer      columns of numbers; the row with the larger value is the one to keep ([num_pixels] keeps the highest resolution)
-    edge_margin pairs down to `min_cosine - edge_margin` are recorded as edges, so that another threshold can be replayed
-    max_edges   of each row that many edges to earlier rows at most, the first in keeper order, and the one to its witness: a pool full of look-alikes stays
-                small, and for its crowded rows a replay is approximate
-    Cost        n * n / 2 * d multiply-adds in float32, where equal rows count once; 2 n d + 4 n max_edges bytes and 300 MiB at work
+    floor_cosine   pairs down to this cosine are written as edges, so that the threshold can be moved later
+    max_edges   pairs a row on average (and a million in all) that are written one by one: then every replay from the floor up is exact, also of fewer rows and with
+                another `prefer` ("is_complete" is true). Where more reach the floor, each row has its first `max_edges` in keeper order and its witness: at
+                the settings of the run they give the same verdicts, at others they are approximate. The verdicts of the run are exact in both cases
+    Cost        n * n / 2 * d multiply-adds in float32, where equal rows count once; 2 n d bytes, 64 a pair that is written and 300 MiB at work
     Errors      bad-value, does-not-fit
     """
-    if not -1 <= min_cosine <= 1 or edge_margin < 0 or max_edges < 0:
-        given = f"min_cosine {min_cosine}, edge_margin {edge_margin}, max_edges {max_edges}"
-        raise Refusal("bad-value", "dedup.all_pairs", given, "a cosine from -1 to 1, and no negative margin or count")
-    require("dedup.all_pairs", pairs(len(pool), pool.vectors(vectors).dim, max_edges, pool.memory), pool.memory)
-    order = np.lexsort((pool.uid_rank, *[-pool.column(name).astype(np.float64) for name in reversed(prefer)], ~pool.fixed))
-    z, fixed = _at_hand(pool.vectors(vectors).subset(order), pool.memory), pool.fixed[order]
+    if not -1 <= floor_cosine <= min_cosine <= 1 or max_edges < 1:
+        given = f"min_cosine {min_cosine}, floor_cosine {floor_cosine}, max_edges {max_edges}"
+        allowed = "-1 <= floor_cosine <= min_cosine <= 1, max_edges of 1 or more"
+        raise Refusal("bad-value", "dedup.all_pairs", given, allowed, "Where min_cosine is lower than the floor, lower floor_cosine too")
+    edges = pool.edges(lambda: _find(pool, pool.vectors(vectors), min_cosine, prefer, floor_cosine, max_edges))
+
+    rank = together(pool.keeper_order(prefer), edges.a, edges.b, np.asarray(edges.columns["is_equal"], bool))
+    close = edges.score >= min_cosine
+    keep, witness, score = star(rank, [(edges.a[close], edges.b[close], edges.score[close])], fixed=pool.fixed)
+    warn_of_many("dedup.all_pairs", score, min_cosine)
+    return Verdicts(keep=keep, reason="near_duplicate", score=score, threshold=min_cosine, witness=witness, edges=edges)
+
+
+def _find(pool: Pool, stored: Vectors, threshold: float, prefer: builtins.list[Column], floor: float, max_edges: int) -> Edges:
+    """All pairs down to the floor; of a crowd each row's first ones and its witness."""
+    require("dedup.all_pairs", pairs(len(pool), stored.dim, max_edges, pool.memory), pool.memory)
+    rank = pool.keeper_order(prefer)
+    order = np.argsort(rank)
+    z, fixed, limit = _at_hand(stored.subset(order), pool.memory), pool.fixed[order], limit_of(len(pool), max_edges)
     first = equal_rows(z)
     heads = np.flatnonzero(first == np.arange(len(z)))  # one of each set of equal rows, the first in keeper order
-    heads_z, heads_fixed = z.subset(heads), fixed[heads]
+    heads_z, heads_fixed, m = z.subset(heads), fixed[heads], len(heads)
+
+    is_known = np.bincount(np.searchsorted(heads, first), weights=~pool.settled[order]) == 0  # all that equal it were kept by an earlier generation
 
     def compare_block(state: State) -> State:
-        return _compare_block(heads_z, heads_fixed, state, min_cosine, min_cosine - edge_margin, room)
+        return _compare_block(heads_z, heads_fixed, is_known, state, threshold, floor, limit, max_edges, room)
 
-    m = len(heads)
     room = np.empty(min(m, BLOCK) ** 2, np.float32)  # for one tile after the other: fresh memory costs a good part of the product
-    start = np.ones(m, bool), np.full(m, -1, np.int64), np.full(m, np.nan), np.full((m, max_edges), -1, np.int32), np.zeros(1, np.int64)
-    keep, witness, score, edges, _ = pool.scan("blocks", compare_block, start, rounds=-(-m // BLOCK))
-    place = np.searchsorted(heads, first)  # each row's head
-    return _for_all(order, place, fixed, keep, np.where(witness >= 0, heads[witness], -1), score, min_cosine, _pairs(heads_z, heads, witness, edges))
+    nobody = np.empty(0, np.int32)
+    start = np.ones(m, bool), np.full(m, -1, np.int64), nobody, nobody, np.zeros(2, np.int64)
+    _, witness, later, earlier, (_, is_crowd) = pool.scan("blocks", compare_block, start, rounds=-(-m // BLOCK))
+
+    def rows_of(later: np.ndarray, earlier: np.ndarray) -> Pairs:
+        return order[heads[earlier]], order[heads[later]], heads_z.cosine(later, heads_z, earlier)
+
+    def of_a_crowd() -> Pairs:
+        some = _first_of_each(later, max_edges)
+        dropped = np.flatnonzero(witness >= 0)
+        unseen = dropped[~np.isin(dropped * m + witness[dropped], later[some].astype(np.int64) * m + earlier[some])]
+        return rows_of(np.concatenate([later[some].astype(np.int64), unseen]), np.concatenate([earlier[some].astype(np.int64), witness[unseen]]))
+
+    found = None if is_crowd else rows_of(later.astype(np.int64), earlier.astype(np.int64))
+    of = np.empty(len(order), np.int64)
+    of[order] = order[first]
+    a, b, score, equal, is_complete = spread(found, of_a_crowd, of, rank, limit)
+    return Edges(a, b, score, {"is_equal": equal, "is_complete": np.full(len(a), is_complete)})
 
 
 def _at_hand(z: Vectors, memory: int) -> Vectors:
@@ -70,86 +101,62 @@ def _at_hand(z: Vectors, memory: int) -> Vectors:
     return Vectors.of(z.stored(slice(0, len(z)))) if 2 * len(z) * z.dim <= memory // 4 else z
 
 
-def _compare_block(z: Vectors, fixed: np.ndarray, state: State, threshold: float, floor: float, room: np.ndarray) -> State:
-    """The next BLOCK rows against all rows before them; rows lie in keeper order."""
-    keep, witness, score, edges, done = state
-    rows = np.arange(done[0], min(done[0] + BLOCK, len(z)))
+def _compare_block(
+    z: Vectors, fixed: np.ndarray, known: np.ndarray, state: State, threshold: float, floor: float, limit: int, max_edges: int, room: np.ndarray
+) -> State:
+    """The next BLOCK rows against all rows before them; rows lie in keeper order. Two `known` rows are both kept, and their pair needs no record."""
+    keep, witness, later, earlier, (done, is_crowd) = state
+    rows = np.arange(done, min(done + BLOCK, len(z)))
     unit, best, by = z.unit(rows), np.full(len(rows), -np.inf), np.full(len(rows), -1, np.int64)
+    found, filled, count = [(later, earlier)], np.zeros(len(rows), np.int64), len(later)
+    error = float32_error(z.dim)
 
     def hear(scores: np.ndarray, some: np.ndarray, columns: np.ndarray) -> None:
         beyond = np.where(best[some] >= threshold, np.nextafter(best[some], 2), threshold)
-        found, at = closest(scores[np.ix_(some, keep[columns])], z, rows[some], z, columns[keep[columns]], beyond)
+        closest_here, at = closest(scores[np.ix_(some, keep[columns])], z, rows[some], z, columns[keep[columns]], beyond)
         closer = at >= 0
-        best[some[closer]], by[some[closer]] = found[closer], columns[keep[columns]][at[closer]]
+        best[some[closer]], by[some[closer]] = closest_here[closer], columns[keep[columns]][at[closer]]
 
-    error = float32_error(z.dim)
-    for first in range(0, int(done[0]), BLOCK):
-        columns = np.arange(first, first + BLOCK)
-        scores = np.matmul(unit, z.unit(columns).T, out=room[: len(rows) * BLOCK].reshape(len(rows), BLOCK))
+    def note(scores: np.ndarray, top: np.ndarray, columns: np.ndarray) -> None:
+        nonlocal is_crowd, count
+        hit = np.flatnonzero(top >= floor - error)
+        for start in range(0, len(hit), 512):
+            some = hit[start : start + 512]
+            some = some[filled[some] < max_edges] if is_crowd else some
+            r, c = np.divmod(np.flatnonzero(within(scores[some], z, rows[some], z, columns, floor)), len(columns))
+            place = filled[some[r]] + np.arange(len(r)) - np.searchsorted(r, r)
+            new = place < max_edges if is_crowd else np.ones(len(r), bool)
+            found.append((rows[some[r[new]]].astype(np.int32), columns[c[new]].astype(np.int32)))
+            filled[some] += np.bincount(r[new], minlength=len(some))
+            count += int(new.sum())
+            if not is_crowd and count > limit:
+                is_crowd = 1
+                every = [np.concatenate(column) for column in zip(*found, strict=True)]
+                found[:] = [tuple(column[_first_of_each(every[0], max_edges)] for column in every)]
+                np.minimum(filled, max_edges, out=filled)
+
+    before = np.flatnonzero(~known[: int(done)]) if known[rows].all() else np.arange(done)
+    for first in range(0, len(before), BLOCK):
+        columns = before[first : first + BLOCK]
+        scores = np.matmul(unit, z.unit(columns).T, out=room[: len(rows) * len(columns)].reshape(len(rows), len(columns)))
         top = scores.max(1)
-        _note_edges(edges, scores, top, z, rows, columns, floor)
+        note(scores, top, columns)
         hear(scores, np.flatnonzero(top >= threshold - error), columns)
+    if known[rows].all():
+        return keep, witness, *(np.concatenate(column) for column in zip(*found, strict=True)), np.array([done + len(rows), is_crowd])
     scores = np.matmul(unit, unit.T, out=room[: len(rows) ** 2].reshape(len(rows), len(rows)))
     scores[np.arange(len(rows))[:, None] <= np.arange(len(rows))] = -2  # each pair once, and none with itself
-    _note_edges(edges, scores, scores.max(1), z, rows, rows, floor)
+    note(scores, scores.max(1), rows)
     near = within(scores, z, rows, z, rows, threshold)
     keep[rows] = first_kept(near, best < threshold, fixed[rows])
     hear(scores, np.flatnonzero(~keep[rows]), rows)
     dropped = ~keep[rows]
-    witness[rows[dropped]], score[rows[dropped]] = by[dropped], best[dropped]
-    done += len(rows)
-    return keep, witness, score, edges, done
+    witness[rows[dropped]] = by[dropped]
+    return keep, witness, *(np.concatenate(column) for column in zip(*found, strict=True)), np.array([done + len(rows), is_crowd])
 
 
-def _note_edges(edges: np.ndarray, scores: np.ndarray, top: np.ndarray, z: Vectors, rows: np.ndarray, columns: np.ndarray, floor: float) -> None:
-    """Add the pairs of a tile that reach `floor` to `edges` (n, max_edges), as far as there is room; columns come in keeper order."""
-    filled = (edges[rows] >= 0).sum(1)
-    hit = np.flatnonzero((top >= floor - float32_error(z.dim)) & (filled < edges.shape[1]))
-    for start in range(0, len(hit), 512):
-        some = hit[start : start + 512]
-        r, c = np.nonzero(within(scores[some], z, rows[some], z, columns, floor))
-        count = np.bincount(r, minlength=len(some))
-        place = filled[some[r]] + np.arange(len(r)) - (np.cumsum(count) - count)[r]
-        room = place < edges.shape[1]
-        edges[rows[some[r[room]]], place[room]] = columns[c[room]]
-
-
-def _pairs(z: Vectors, heads: np.ndarray, witness: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(earlier, later, cosine) of all edges between heads, the witnesses among them; `later` counts heads, `earlier` rows."""
-    later, place = np.nonzero(edges >= 0)
-    earlier = edges[later, place].astype(np.int64)
-    unseen = np.flatnonzero((witness >= 0) & ~(edges == witness[:, None]).any(1))
-    earlier, later = np.concatenate([earlier, witness[unseen]]), np.concatenate([later, unseen])
-    return heads[earlier], later, z.cosine(later, z, earlier)
-
-
-def _for_all(
-    order: np.ndarray, place: np.ndarray, fixed: np.ndarray, keep: np.ndarray, witness: np.ndarray, score: np.ndarray, threshold: float,
-    pairs: tuple[np.ndarray, np.ndarray, np.ndarray],
-) -> Verdicts:  # fmt: skip
-    """From heads to all rows, and from keeper order to the pool's: what equals a head shares its fate, or is its copy."""
-    n = len(order)
-    head = np.zeros(n, np.int64)
-    head[place[::-1]] = np.arange(n)[::-1]
-    is_copy = head[place] != np.arange(n)
-    keeps = np.where(is_copy, fixed, keep[place])
-    by = np.where(keeps, -1, np.where(is_copy & keep[place], head[place], witness[place]))
-    how = np.where(keeps, np.nan, np.where(is_copy & keep[place], 1.0, score[place]))
-
-    earlier, later, cosine = pairs
-    by_head = np.argsort(later, kind="stable")
-    count = np.bincount(later, minlength=len(keep))
-    rows = np.argsort(place, kind="stable")  # every row of a head has its edges
-    many = count[place[rows]]
-    own = np.repeat(rows, many)
-    at = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many) + np.repeat((np.cumsum(count) - count)[place[rows]], many)
-    copies = np.flatnonzero(is_copy)
-    a = np.concatenate([earlier[by_head][at], head[place[copies]]])
-    b, s = np.concatenate([own, copies]), np.concatenate([cosine[by_head][at], np.ones(len(copies))])
-
-    verdict = np.empty(n, bool), np.full(n, -1, np.int64), np.full(n, np.nan)
-    verdict[0][order], verdict[2][order] = keeps, how
-    verdict[1][order] = np.where(by >= 0, order[by], -1)
-    return Verdicts(
-        keep=verdict[0], reason="near_duplicate", score=verdict[2], threshold=threshold, witness=verdict[1], edges=Edges(order[a], order[b], s)
-    )
+def _first_of_each(later: np.ndarray, max_edges: int) -> np.ndarray:
+    """Which pairs are among the first `max_edges` of their later row; the pairs of a row lie in keeper order of the earlier one."""
+    order = np.argsort(later, kind="stable")
+    place = np.arange(len(order)) - np.searchsorted(later[order], later[order])
+    return np.sort(order[place < max_edges])

@@ -2,16 +2,21 @@
 
 import builtins
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curate.pool import Column, Pool, Verdicts
+from manifests.errors import Refusal
 from manifests.images import Undecodable, decode
 
 REASONS = ("exact_duplicate",)
 WRITES = {"exact_group": pa.string(), "exact_size": pa.int32()}
+MOVES = {"prefer": "", "keeper": "", "confirm": ""}
+WHERE = "dedup.exact"
+CONFIRMED = "exact_group"  # rows of one group were seen to have the same pixels, so that a replay need not look again
 
 
 def exact(
@@ -19,32 +24,40 @@ def exact(
     *,
     hash: builtins.list[Column] = [Column("pixels_hash")],  # noqa: B006, B008
     prefer: builtins.list[Column] = [],  # noqa: B006
+    keeper: Literal["uid", "earliest"] = "uid",
     confirm: bool = True,
 ) -> Verdicts:
-    """Keep one of all samples whose pixels are the same.
+    """Keep one of all samples that are the same: in pixels, bytes, caption, or in several of these together.
 
     Decides     in keeper order a row is dropped ("exact_duplicate") when an earlier row has the same values in all `hash` columns and, with `confirm`, the
-                same pixels; `witness` is the row that was kept for it. Keeper order: protected rows, then the larger `prefer` columns, then uid. Every
+                same pixels; `witness` is the row that was kept for it. Keeper order: protected rows, then the larger `prefer` columns, then `keeper`. Every
                 protected row is kept. No score, no threshold: same is same.
     Guarantee   with `confirm`, two different pictures are never merged, whatever the hash says.
     Source      none needed: equality
-    hash        the columns that must be equal together: [pixels_hash] finds the same picture in another format, [bytes_hash] the same file, [pixels_hash, label]
-                leaves a picture that carries two labels twice
-    prefer      columns of numbers; the row with the larger value is the one to keep
+    hash        the columns that must be equal together: [pixels_hash] finds the same picture in another format, [bytes_hash] the same file, [caption] the same
+                text (with `confirm: false`), [pixels_hash, caption] the same picture with the same caption, [pixels_hash, label] leaves a picture that carries
+                two labels twice. Numbers, text and bytes of any length; a row without a value in one of them is kept, unjudged
+    prefer      columns of numbers; the row with the larger value is the one to keep, as in dedup.perceptual
+    keeper      who stays of those that `prefer` leaves equal: the smaller "uid", or the "earliest": the first source by name, in it the first shard by name, in it the
+                first sample
     confirm     compare the bytes of each duplicate with its keeper's and, where they differ, the decoded pixels. Turn it off for columns that do not stand for
-                pixels (a caption, the content of a text)
+                pixels (a caption alone)
     Writes      exact_group: string, uid of the first row of the group in keeper order; exact_size: int32, rows in the group. Alone: its own uid and 1
-    Cost        one sort of the hashes; with `confirm`, each duplicate is read once and decoded only where its bytes differ from the keeper's
+    Cost        one hash table of each column; with `confirm`, each duplicate is read once and decoded only where its bytes differ from the keeper's
+    Errors      [bad-value] for no column, or one of lists or vectors
     """
-    group, order = _groups(pool, hash), _keeper_order(pool, prefer)
-    keeper = _first_of_group(group, order)
+    if not hash:
+        raise Refusal("bad-value", f"{WHERE}: hash", "names no column", "one or more, such as [pixels_hash]")
+    group = _groups(pool, hash)
+    order = np.argsort(pool.keeper_order(prefer, np.arange(len(pool)) if keeper == "earliest" else None))
+    first = _first_of_group(group, order)
     if confirm:
-        keeper = _confirmed(pool, keeper, order)
-    duplicate = keeper != np.arange(len(pool))
-    size = np.bincount(keeper, minlength=len(pool))[keeper]
+        first = _confirmed(pool, first, order)
+    duplicate = first != np.arange(len(pool))
+    size = np.bincount(first, minlength=len(pool))[first]
     return Verdicts(
-        keep=~duplicate | pool.fixed, reason="exact_duplicate", witness=np.where(duplicate & ~pool.fixed, keeper, -1),
-        columns={"exact_group": pa.array(pool.uid[keeper].astype("U32")), "exact_size": size.astype(np.int32)},
+        keep=~duplicate | pool.fixed, reason="exact_duplicate", witness=np.where(duplicate & ~pool.fixed, first, -1),
+        columns={"exact_group": pa.array(pool.uid[first].astype("U32")), "exact_size": size.astype(np.int32)},
     )  # fmt: skip
 
 
@@ -52,19 +65,15 @@ def _groups(pool: Pool, names: builtins.list[Column]) -> np.ndarray:
     """(n,) int64: rows with equal values in all columns share a number."""
     group = np.zeros(len(pool), np.int64)
     for name in names:
-        values = pool.column(name)
-        if values.ndim == 2:
-            values = np.ascontiguousarray(values).view(np.dtype((np.void, values.shape[1])))[:, 0]
-        elif values.dtype == object:
-            values = np.unique(values.astype("U"), return_inverse=True)[1]
-        number = np.unique(values, return_inverse=True)[1]
+        values = pool.table.column(name).combine_chunks()
+        if pa.types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+        if pa.types.is_nested(values.type):
+            raise Refusal("bad-value", f"{WHERE}: hash", f"{name} holds {values.type}", "columns of numbers, text or bytes")
+        number = pc.dictionary_encode(values)
+        number = (number.combine_chunks() if isinstance(number, pa.ChunkedArray) else number).indices.to_numpy().astype(np.int64)
         group = np.unique(group * (number.max(initial=0) + 1) + number, return_inverse=True)[1]
     return group
-
-
-def _keeper_order(pool: Pool, prefer: builtins.list[Column]) -> np.ndarray:
-    """(n,) int64: rows, the one to keep first."""
-    return np.lexsort((pool.uid_rank, *[-pool.column(name).astype(np.float64) for name in reversed(prefer)], ~pool.fixed))
 
 
 def _first_of_group(group: np.ndarray, order: np.ndarray) -> np.ndarray:

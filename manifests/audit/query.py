@@ -140,24 +140,27 @@ def _make_views(connection: "duckdb.DuckDBPyConnection", run: Run) -> list[str]:
     if not ledger:
         raise Refusal("broken-record", str(run.path), "holds no ledger", cure="Run the same `curate build` again")
     allowed, names = list(ledger), set(RESERVED_VIEWS)
-    _view(connection, "ledger", f"SELECT * FROM {_files(ledger)}")
+    grown = len(run.generations) > 1  # further pools may have further columns
+    _view(connection, "ledger", f"SELECT * FROM {_files(ledger, grown)}")
     shards = shard_order(ledger)
-    beside, taken = [], {c.lower() for c in pq.read_schema(ledger[0]).names}
+    beside, taken = [], {c.lower() for c in _columns(ledger, grown)}
     for stage in run.stages:
         files = [str(run.part(stage.id, shard).resolve()) for shard in shards]
         name = view_name(stage.id)
         if name.lower() in names or not files or not all(os.path.isfile(f) for f in files):
             continue
-        columns = [c for c in pq.read_schema(files[0]).names if c.lower() != "uid"]
+        columns = [c for c in _columns(files, grown) if c.lower() != "uid"]
         names.add(name.lower())
         allowed += files
         _view(
-            connection, name, f"SELECT l.uid, p.* FROM (SELECT uid FROM ledger) l POSITIONAL JOIN (SELECT {_names(columns)} FROM {_files(files)}) p"
+            connection,
+            name,
+            f"SELECT l.uid, p.* FROM (SELECT uid FROM ledger) l POSITIONAL JOIN (SELECT {_names(columns)} FROM {_files(files, grown)}) p",
         )
         own = [c for c in columns if c.lower() not in taken | {"members", "fault", "suffix"}]
         if stage.kind == "measure" and own:
             taken |= {c.lower() for c in own}
-            beside.append(f"POSITIONAL JOIN (SELECT {_names(own)} FROM {_files(files)})")
+            beside.append(f"POSITIONAL JOIN (SELECT {_names(own)} FROM {_files(files, grown)})")
     _view(connection, "samples", f"SELECT * FROM ledger {' '.join(beside)}")
     for stage in run.stages:
         edges = [str(f.resolve()) for f in run.edges(stage.id)]
@@ -217,8 +220,13 @@ def _view(connection: "duckdb.DuckDBPyConnection", name: str, body: str) -> None
         ) from error
 
 
-def _files(files: list[str]) -> str:
-    return f"read_parquet({_literal(files)})"
+def _files(files: list[str], differ: bool = False) -> str:
+    return f"read_parquet({_literal(files)}{', union_by_name=true' if differ else ''})"
+
+
+def _columns(files: list[str], differ: bool) -> list[str]:
+    """The columns of files that are alike, or of all of them together."""
+    return list(dict.fromkeys(name for file in (files if differ else files[:1]) for name in pq.read_schema(file).names))
 
 
 def _literal(files: list[str]) -> str:

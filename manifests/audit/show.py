@@ -41,6 +41,7 @@ def show(run: Path | str) -> dict[str, Any]:
     return {
         "run": str(opened.path),
         "pool": opened.info.get("pool", {}),
+        **({"generations": _generations(opened)} if len(opened.generations) > 1 else {}),
         "seed": opened.info.get("seed"),
         "recipe_digest": opened.info.get("recipe_digest"),
         "law": law,
@@ -50,6 +51,13 @@ def show(run: Path | str) -> dict[str, Any]:
         "damage": list(opened.info.get("damage", [])),
         "places": _places(opened),
     }
+
+
+def _generations(run: Run) -> list[dict[str, Any]]:
+    """Of each generation its pools, its counts and the shards that it was written to."""
+    return [
+        {"pools": [{"name": p["name"], "path": p["path"]} for p in g["pools"]], "counts": g["counts"], "shards": g["shards"]} for g in run.generations
+    ]
 
 
 def law_of(connection: "duckdb.DuckDBPyConnection") -> dict[str, Any]:
@@ -115,10 +123,13 @@ def text(shown: dict[str, Any]) -> str:
     """The same as a page for a terminal."""
     law, pool = shown["law"], shown["pool"]
     lines = [f"run      {visible(shown['run'])}", f"pool     {visible(pool.get('name'))}  {visible(pool.get('path'))}"]
+    for turn, generation in enumerate(shown.get("generations", []), 1):
+        names = ", ".join(f"{visible(p['name'])}  {visible(p['path'])}" for p in generation["pools"])
+        lines.append(f"  generation {turn}: {names}: {generation['counts']['rows']:,} samples, {generation['counts']['kept']:,} kept")
     if shown["recipe_digest"]:
         lines.append(f"recipe   {visible(shown['recipe_digest'])[:12]}, seed {number(shown['seed'])}")
     lines += ["", _law_line(law), ""]
-    lines += _funnel_lines(shown["funnel"], law["rows"])
+    lines += funnel_lines(shown["funnel"])
     if shown["quarantined"]:
         lines += ["", "quarantined (could not be judged)"]
         lines += rows_of_text([[visible(fault), number(n)] for fault, n in shown["quarantined"].items()], right=frozenset({1}))
@@ -141,7 +152,8 @@ def _law_line(law: dict[str, Any]) -> str:
     return f"{line}   ({share(law['kept'], law['rows'])} kept)" if law["holds"] else f"{line}   The law is BROKEN: run `manifests verify`"
 
 
-def _funnel_lines(funnel: list[dict[str, Any]], rows: int) -> list[str]:
+def funnel_lines(funnel: list[dict[str, Any]]) -> list[str]:
+    """The funnel as a table for a terminal."""
     table = [["stage", "in", "dropped", "share", "left", "why"]]
     for step in funnel:
         gone = sum(step["dropped"].values())

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from manifests.audit.verify_growth import check_generations
 from manifests.audit.verify_shards import REBUILD, check_shards, uid_of
 from manifests.audit.visible import visible
 from manifests.digest import digest, file_digest
@@ -46,6 +47,7 @@ def verify(run: Path | str, *, deep: bool = False) -> dict[str, Any]:
     if ledger is not None:
         checked["rows"] = ledger.num_rows
         findings += _law(opened, ledger)
+        findings += check_generations(opened, ledger)
         findings += _identity(opened, ledger)
         findings += _parts(opened, ledger, checked)
         findings += _witnesses(opened, stages, ledger)
@@ -220,8 +222,9 @@ def _beside(run: Run, stage: StageRecord, shards: list[Shard]) -> list[Finding]:
             if vectors_digest(file) != made_of and (file.exists() or _has_payload(run, shard)):
                 found.append(finding("broken-record", file, "does not carry the digest of its part" if file.exists() else "is missing"))
         elif EDGES_KEY in (pq.read_schema(part).metadata or {}):
-            file = run.path / "edges" / stage.id / "00000.parquet"
-            if published_digest(file) != stage.digest:
+            generation = run.generation_of(shard.id)
+            file = run.path / "edges" / stage.id / f"{generation:05d}.parquet"
+            if published_digest(file) != stage.digest_of(generation):
                 return [finding("broken-record", file, "does not carry the digest of its decision" if file.exists() else "is missing")]
     return found
 

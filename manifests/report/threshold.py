@@ -55,7 +55,7 @@ def what_if(inquiry: Inquiry) -> Panel | None:
     if not blocks:
         inquiry.take()
         return None
-    answer = "Move a limit and read how many more, or fewer, would be dropped by that stage. Later stages are not replayed."
+    answer = "Move a limit and read how many more, or fewer, that stage would drop. Later stages are not replayed here: curate replay does that."
     return Panel("what_if", "What if", "What if the threshold moved?", answer, blocks, inquiry.take())
 
 

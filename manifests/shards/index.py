@@ -1,7 +1,7 @@
 """The rows of a shard: which members make a sample, where its payload lies, what identifies it, and what the pool says of it."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ from manifests.shards.pool_yaml import Shard
 from manifests.shards.read import ShardReader
 from manifests.shards.walk import Member, walk
 
-__all__ = ["FAULTS", "IMAGES", "INDEX_SCHEMA", "TEXTS", "Indexed", "Sample", "group", "index_shard", "split_name", "uids"]
+__all__ = ["FAULTS", "IMAGES", "INDEX_SCHEMA", "TEXTS", "Indexed", "Sample", "group", "index_shard", "repeated_names", "split_name", "uids"]
 
 IMAGES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm", "pgm", "pbm"}
 TEXTS = {"txt", "text"}
@@ -92,19 +92,42 @@ def index_shard(shard: Shard, *, classes: Sequence[str] = ()) -> Indexed:
     return Indexed(_name_labels(table, list(classes)), digest, damage)
 
 
-def uids(table: pa.Table, seen: dict[bytes, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+def repeated_names(tables: Iterable[pa.Table]) -> set[int]:
+    """The first 8 bytes of the hash of (content, key), as a number, of what may come more than once among all rows of index tables: for `uids`."""
+    halves = [np.array([_half(_name(base)) for base in _bases(table)], np.uint64) for table in tables]
+    found = np.concatenate(halves) if halves else np.zeros(0, np.uint64)
+    del halves
+    found.sort()
+    return set(found[1:][found[1:] == found[:-1]].tolist())
+
+
+def _bases(table: pa.Table) -> Iterator[bytes]:
+    for content, key in zip(table["content"].to_pylist(), table["key"].to_pylist(), strict=True):
+        yield content + key.encode()
+
+
+def _name(base: bytes) -> bytes:
+    return hashlib.sha256(base).digest()[:16]
+
+
+def _half(name: bytes) -> int:
+    return int.from_bytes(name[:8], "little")
+
+
+def uids(table: pa.Table, seen: dict[bytes, int] | None = None, repeated: set[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """(n,) `S32` uids of an index table, and (n,) int64 ordinals: how many earlier rows have the same content and key.
 
     uid = the first 16 bytes of SHA-256(content ‖ UTF-8 key ‖ ordinal as 8-byte little-endian), as 32 hex digits.
-    seen    counts of what earlier shards held; is updated. Call it shard by shard in the pool's order
+    seen        counts of what earlier shards held; is updated. Call it shard by shard in the pool's order
+    repeated    `repeated_names` of all shards, where `seen` shall not grow with the rows that come once
     """
     seen = {} if seen is None else seen
     found, ordinals = np.empty(table.num_rows, "S32"), np.zeros(table.num_rows, np.int64)
-    for row, (content, key) in enumerate(zip(table["content"].to_pylist(), table["key"].to_pylist(), strict=True)):
-        base = content + key.encode()
-        name = hashlib.sha256(base).digest()[:16]
-        ordinal = seen.get(name, 0)
-        seen[name] = ordinal + 1
+    for row, base in enumerate(_bases(table)):
+        name, ordinal = _name(base), 0
+        if repeated is None or _half(name) in repeated:
+            ordinal = seen.get(name, 0)
+            seen[name] = ordinal + 1
         ordinals[row] = ordinal
         found[row] = hashlib.sha256(base + ordinal.to_bytes(8, "little")).hexdigest()[:32]
     return found, ordinals

@@ -1,7 +1,9 @@
 """`pool.yaml`: what a pool is. Shards are ordered by (source, name), never by listing."""
 
+import os
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,16 @@ FIELDS = {"format", "name", "sources", "classes", "columns", "licence", "source"
 
 @dataclass(frozen=True, order=True)
 class Shard:
-    """One tar of a pool: `source` and `name` (without `.tar`) identify it, `url` is where it lies, `sidecar` its Parquet of columns, if any."""
+    """One tar of a pool: `source` and `name` (without `.tar`) identify it, `url` is where it lies, `sidecar` its Parquet of columns, if any.
+
+    Where several pools are one (`apart`), `folder` is the folder of the shard's own pool, and `own` the name of its source there.
+    """
 
     source: str
     name: str
     url: str = field(compare=False)
+    folder: str = field(default="", compare=False)
+    own: str = field(default="", compare=False)
 
     @property
     def id(self) -> str:
@@ -101,6 +108,65 @@ def _described(body: Any, location: str) -> PoolDescription:
         location, str(body.get("name") or Path(base).name), tuple(sorted(shards)), tuple(str(c) for c in body.get("classes") or ()),
         dict(body.get("columns") or {}), body.get("licence"), body.get("source"), tuple(body.get("attached") or ()),
     )  # fmt: skip
+
+
+def apart(pools: Sequence[PoolDescription]) -> list[PoolDescription]:
+    """Pools as they stand beside each other in one run: a source whose name an earlier pool has gets a number (`shards-2`).
+
+    The classes of the run hold for a pool without any; a pool may add further ones at the end. Raises `Refusal` [bad-pool] where its classes are others.
+    """
+    found: list[PoolDescription] = []
+    taken: set[str] = set()
+    classes = pools[0].classes
+    for pool in pools:
+        own = pool.classes or classes
+        if own[: len(classes)] != classes[: len(own)]:
+            given, allowed = f"its classes are {', '.join(own)[:200]}", f"those of the run: {', '.join(classes)[:200]}; further ones at the end"
+            raise Refusal("bad-pool", pool.path, given, allowed, "Write the same list as `classes` in its pool.yaml: a label is a place in it")
+        classes = max(classes, own, key=len)
+        sources = list(dict.fromkeys(s.source for s in pool.shards))
+        names = {}
+        for source in sources:
+            free = (f"{source}-{n}" if n > 1 else source for n in range(1, len(taken) + len(sources) + 2))
+            names[source] = next(name for name in free if name not in taken and (name == source or name not in sources))
+            taken.add(names[source])
+        shards = tuple(replace(s, source=names[s.source], folder=s.folder or pool.folder(), own=s.own or s.source) for s in pool.shards)
+        found.append(replace(pool, shards=shards, classes=own))
+    return found
+
+
+def joined(pools: Sequence[PoolDescription]) -> PoolDescription:
+    """Pools that `apart` has named as one: the shards of the first, then those of the next; path and name are the first's."""
+    if len(pools) == 1:
+        return pools[0]
+    attached: dict[str, dict[str, Any]] = {}
+    for entry in (e for pool in pools for e in pool.attached):
+        known = attached.setdefault(entry["name"], dict(entry))
+        known["columns"] = {**(known.get("columns") or {}), **(entry.get("columns") or {})}
+    return replace(
+        pools[0], shards=tuple(s for pool in pools for s in pool.shards), classes=max((p.classes for p in pools), key=len),
+        columns={name: kind for pool in reversed(pools) for name, kind in pool.columns.items()}, attached=tuple(attached.values()),
+    )  # fmt: skip
+
+
+def pool_record(pool: PoolDescription) -> dict[str, Any]:
+    """A pool as `run.json` keeps it, with every shard's absolute URL: enough to go on where its `pool.yaml` is no longer there."""
+    shards = [[s.own or s.source, s.name, _absolute(s.url)] for s in pool.shards]
+    fields = {name: getattr(pool, name) for name in ("name", "classes", "columns", "licence", "source", "attached")}
+    return {"path": _absolute(pool.path), **{n: list(v) if isinstance(v, tuple) else v for n, v in fields.items()}, "shards": shards}
+
+
+def recorded_pool(record: dict[str, Any]) -> PoolDescription:
+    """The pool that `pool_record` has written."""
+    shards = tuple(Shard(*shard) for shard in record["shards"])
+    return PoolDescription(
+        record["path"], record["name"], shards, tuple(record["classes"]), record["columns"], record["licence"], record["source"],
+        tuple(record["attached"]),
+    )  # fmt: skip
+
+
+def _absolute(url: str) -> str:
+    return url if "://" in url else os.path.abspath(url)
 
 
 def plain_name(name: str, where: str, what: str) -> str:

@@ -42,6 +42,7 @@ class ShardReader:
                 self.size = int(self._remote.size(self._plain))
         except FileNotFoundError as error:
             raise Refusal("no-such-file", url, "this shard is missing", cure="Bring it back, or take it out of pool.yaml") from error
+        self.is_remote = self._data is None
         self._view = memoryview(self._data) if self._data is not None else None
         self._start, self._held = 0, b""
 

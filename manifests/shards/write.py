@@ -18,7 +18,7 @@ from manifests.errors import Refusal
 from manifests.publish import publish, publish_json, publish_table, published_digest
 from manifests.shards.read import ShardReader
 
-__all__ = ["ShardTask", "layout", "write_shard_task", "write_sizes", "written_keys"]
+__all__ = ["ShardTask", "layout", "shard_stands", "write_shard_task", "write_sizes", "written_keys"]
 
 KEY = re.compile(r"(?!__)[A-Za-z0-9_-]+")
 BLOCK = 512
@@ -75,8 +75,8 @@ def write_shard_task(task: ShardTask) -> int:
     Errors   `Refusal`: [shard-differs] where a shard of the pool is shorter than when it was indexed, [broken-record] where the tar read back
              is not what was written, [disk-full]
     """
-    beside, statistics = task.path.with_suffix(".parquet"), task.path.with_name(f"{task.path.stem}_stats.json")
-    if published_digest(beside) == task.digest and task.path.exists() and _counted_bytes(statistics) == task.path.stat().st_size:
+    beside, statistics = _besides(task.path)
+    if shard_stands(task.path, task.digest):
         return task.rows.num_rows
     keys = written_keys(task.rows["key"].to_pylist(), task.rows["uid"].to_pylist())
     tar, offset, sample = _tar_of(task, keys)
@@ -87,6 +87,17 @@ def write_shard_task(task: ShardTask) -> int:
     publish_json(statistics, {**numbers, "bytes": task.path.stat().st_size})
     publish_table(beside, _sidecar(task.rows, keys), task.digest)
     return count
+
+
+def shard_stands(path: Path, digest: str) -> bool:
+    """Are a tar, its statistics and its Parquet there, the tar as long as it was, the Parquet with this digest?"""
+    beside, statistics = _besides(path)
+    return published_digest(beside) == digest and path.exists() and _counted_bytes(statistics) == path.stat().st_size
+
+
+def _besides(path: Path) -> tuple[Path, Path]:
+    """A tar's Parquet and its statistics."""
+    return path.with_suffix(".parquet"), path.with_name(f"{path.stem}_stats.json")
 
 
 def write_sizes(path: Path, sizes: dict[str, int]) -> None:

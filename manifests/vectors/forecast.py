@@ -6,12 +6,13 @@ of a second. What is forecast for a quiet machine is within 1.5 times of what is
 
 import functools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from manifests.errors import Refusal
+from manifests.memory import enough, size
 from manifests.progress import span
 
 TILE = 4096  # rows a side of the tiles that the counts assume
@@ -79,10 +80,58 @@ def pairs(rows: int, dim: int, max_edges: int, memory: int) -> Forecast:
     """`dedup.all_pairs` of rows that all differ."""
     tile, held = max(1, min(rows, TILE)), 2 * rows * dim
     products = rows * (rows + tile) / 2
-    copy = held if held <= memory // 4 else 0
+    copy, listed_pairs = held if held <= memory // 4 else 0, min(max(1_000_000, max_edges * rows), rows * rows // 2)
     return Forecast(
-        products * dim, products * 1.5 + 12 * products / tile * dim, FIXED + copy + rows * (80 + 4 * max_edges) + 6 * tile * tile + 8 * tile * dim
+        products * dim, products * 1.5 + 12 * products / tile * dim, FIXED + copy + rows * 80 + 64 * listed_pairs + 6 * tile * tile + 8 * tile * dim
     )
+
+
+def inside_clusters(rows: int, dim: int, clusters: int | None, max_edges: int, rounds: int = 6, sample: int = 24, visits: float = 0.5) -> Forecast:
+    """`dedup.semantic`, `dedup.semdedup`: k-means on `sample` rows a centre, every row to its cluster, pairs inside; up to `max_edges` pairs a row held.
+
+    clusters  None: as `dedup.semantic` chooses them
+    visits    other clusters that a row is compared with, on average
+    """
+    clusters = max(1, min(clusters or (1 if rows <= TILE else round(rows**0.5)), rows))
+    drawn = min(rows, sample * clusters) if clusters > 1 else 0
+    compared = rows * (0.6 + visits) * rows / clusters
+    products = drawn * rounds * clusters + rows * clusters + compared
+    touched = 6 * drawn * rounds * dim + 3 * products + (6 + 3 * visits) * rows * dim
+    memory = (
+        FIXED
+        + rows * (120 + 32 * visits)
+        + 2 * drawn * dim
+        + 64 * min(max(1_000_000, max_edges * rows), rows * rows // 2)
+        + 24 * clusters * clusters
+        + 12 * clusters * dim
+        + 40 * TILE * dim
+    )
+    return Forecast(products * dim, touched, int(memory))
+
+
+def copies(rows: int, dims: Sequence[int], k: int, memory: int) -> Forecast:
+    """`dedup.copies`, but for the pairs that hashes propose: k nearest in each of the vector columns, and every pair of them verified at 3 ms."""
+    from manifests.registration import BYTES
+
+    searches = [neighbours(min(rows, 8192), rows, dim, k) for dim in dims]
+    proposed = rows * k * len(dims)
+    at_work = max((s.memory for s in searches), default=FIXED) + 12 * proposed
+    verified = FIXED + 160 * proposed + max(2048 * BYTES, min(rows * BYTES, memory // 4))
+    touched = sum(s.touched for s in searches) * max(rows / 8192, 1) + 3e-3 * proposed * measured().touched
+    return Forecast(sum(rows * rows * dim for dim in dims), touched, max(at_work, verified))
+
+
+def bit_codes(rows: int, base: int | None = None) -> int:
+    """Bytes of `manifests.vectors.hamming.neighbours` beside its input: both sets by code and by the bits of a chunk; a base block by block."""
+    return FIXED + 85 * rows + 60 * min(base or 0, 1 << 25)
+
+
+def looks(rows: int, width: int, turned: bool) -> Forecast:
+    """`dedup.perceptual`, but for the thumbnails of rows with a candidate, which are counted when these are known: hashes of `width` bytes a row with their views."""
+    from manifests.vectors.hamming import seconds
+
+    base = 8 * rows if turned else rows
+    return Forecast(0, seconds(rows, base, 8, 64) * measured().touched, bit_codes(rows, base) + rows * (4 * width + 100))
 
 
 def farthest(rows: int, kept: int, dim: int) -> Forecast:
@@ -94,11 +143,15 @@ def farthest(rows: int, kept: int, dim: int) -> Forecast:
 
 
 def facility(rows: int, kept: int, dim: int, memory: int) -> Forecast:
-    """`select.facility_location`."""
-    passes = 1.5 + 0.5 * np.log2(max(2, min(kept, 32)))
-    return Forecast(
-        passes * rows * rows * dim, 6 * passes * rows * rows, FIXED + 4 * rows * dim + 120 * rows + min(int(0.8 * rows * rows), memory // 4)
-    )
+    """`select.facility_location`. Its lists of similarities take what `memory` has to spare; without any it needs more passes."""
+    passes = 0.5 + 0.35 * np.log2(max(2, min(kept, 32))) + (kept > 20)
+    fixed = Forecast(passes * rows * rows * dim, 12 * rows * rows + 7e5 * kept, FIXED + 6 * rows * dim + 200 * rows)
+    return replace(fixed, memory=fixed.memory + min(rows * rows * 2 // 3, spare(fixed, memory)))
+
+
+def spare(forecast: Forecast, memory: int) -> int:
+    """Bytes that lists may take beside `forecast`: a quarter of `memory`, and no more than is left."""
+    return max(0, min(memory // 4, memory - forecast.memory))
 
 
 def cover(rows: int, kept: int, dim: int, memory: int) -> Forecast:
@@ -109,15 +162,31 @@ def cover(rows: int, kept: int, dim: int, memory: int) -> Forecast:
     return Forecast(products * dim, products * 1.5 + 12 * products / tile * dim, FIXED + copy + 90 * rows + 6 * tile * tile + 8 * tile * dim)
 
 
+def clustered(rows: int, dim: int, clusters: int, resampling: int = 0, nearest: int = 0) -> Forecast:
+    """`clusters.kmeans` on 256 rows a centre in 20 rounds, `resampling` times more on the `nearest` ones in some 10, and each time every row to its cluster."""
+    clusters = max(1, min(clusters, rows))
+    drawn, again = min(rows, 256 * clusters), min(rows, nearest * clusters)
+    fitted, assigned = 20 * drawn + 10 * resampling * again, (1 + resampling) * rows
+    at_work = 40 * TILE * dim + 16 * min(TILE * clusters, 1 << 23)
+    memory = FIXED + 120 * rows + 2 * max(drawn, again) * dim + 28 * clusters * dim + at_work
+    return Forecast((fitted + assigned) * clusters * dim, (fitted + assigned) * (3 * clusters + 24 * dim), memory)
+
+
+def listed(count: int) -> Forecast:
+    """`manifests.star.star` over so many pairs, all held at once (`reduce.series`, `reduce.information`)."""
+    return Forecast(0, 20 * count, FIXED + 120 * count)
+
+
+def information(groups: Sequence[int], side: int) -> Forecast:
+    """`reduce.information` over groups of so many rows, as if every pair had to be compared and none came near."""
+    counted = sum(rows * (rows - 1) / 2 for rows in groups)
+    return Forecast(0, 10 * counted * side * side, FIXED + 17 * max(groups, default=0) * side * side // 8 + 100 * sum(groups))
+
+
 def require(where: str, forecast: Forecast, memory: int) -> None:
     """Raise `Refusal` [does-not-fit] where `memory` bytes are not enough, with the number that is."""
     if forecast.memory > memory:
         raise Refusal(
             "does-not-fit", where, f"needs {size(forecast.memory)}", f"--memory allows {size(memory)}",
-            f"Give --memory {-(-forecast.memory // (1 << 30))}GiB, or make the groups smaller with `within`",
+            f"Give --memory {enough(forecast.memory)}, or make the groups smaller with `within`",
         )  # fmt: skip
-
-
-def size(count: float) -> str:
-    """Bytes for a reader: 512 MiB, 3.2 GiB."""
-    return f"{count / (1 << 20):,.0f} MiB" if count < 1 << 30 else f"{count / (1 << 30):,.1f} GiB"

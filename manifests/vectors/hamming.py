@@ -5,19 +5,26 @@ of them at least. Rows are joined on each chunk, with its few flips, and every c
 cut depends on a forecast and reaches the time alone, never the pairs.
 """
 
-from collections.abc import Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import combinations
 from math import comb
 
 import numpy as np
 
-__all__ = ["Pairs", "distances", "neighbours", "representatives"]
+__all__ = ["Pairs", "distances", "neighbours", "representatives", "seconds"]
 
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # a int64, b int64, distance int32, of one length
 
-BLOCK = 1 << 20  # candidates looked at in one go: some 40 MB
+BLOCK = 1 << 20  # pairs handed out, or counted, in one go
+BASE_BLOCK = 1 << 25  # rows of a base that are searched at a time: some 50 bytes each
+SLICE = 1 << 14  # rows whose neighbours one task looks up: what it touches stays in the cache
+WINDOWS = (8, 16, 32)  # codes that are read together at a time: the first that holds a bucket of mean size
 MAX_CHUNK = 22  # bits; the table of bucket starts has 2 ** bits entries
-LOOKUP, CANDIDATE, BRUTE = 10.0, 15.0, 1.5  # nanoseconds, for choosing a way
+LOOKUP, READ, CANDIDATE, BRUTE = 12.0, 20.0, 4.0, 1.5  # nanoseconds, for choosing a way
 
 
 def neighbours(codes: np.ndarray, radius: int, *, base: np.ndarray | None = None) -> Iterator[Pairs]:
@@ -33,7 +40,8 @@ def neighbours(codes: np.ndarray, radius: int, *, base: np.ndarray | None = None
     codes       (n, w) uint8; base (m, w) uint8
     radius      0 to 8 w bits
     Cost        time grows with the candidates that share a chunk; where a forecast finds that worse than counting all
-                n (n - 1) / 2 pairs (large radius, few rows, codes that share most bits) all are counted. Memory 60 bytes a row and `BLOCK`
+                n (n - 1) / 2 pairs (large radius, few rows, codes that share most bits) all are counted. As many threads as OMP_NUM_THREADS says, else
+                cores. Memory by `manifests.vectors.forecast.bit_codes`; a larger base is searched `BASE_BLOCK` rows at a time
     """
     codes = np.ascontiguousarray(codes, np.uint8)
     bits = codes.shape[1] * 8
@@ -45,9 +53,11 @@ def neighbours(codes: np.ndarray, radius: int, *, base: np.ndarray | None = None
             yield np.minimum(first[left], first[right]), np.maximum(first[left], first[right]), distance
         return
     assert base.shape[1] == codes.shape[1], "codes of two widths"
-    base_rows, base_starts, base_words = _unique(np.ascontiguousarray(base, np.uint8))
-    for left, right, distance in _search(words, base_words, radius, bits, within=False):
-        yield from _every_member(left, right, distance, rows, starts, base_rows, base_starts)
+    for first in range(0, len(base), BASE_BLOCK):
+        base_rows, base_starts, base_words = _unique(np.ascontiguousarray(base[first : first + BASE_BLOCK], np.uint8))
+        base_rows += first
+        for left, right, distance in _search(words, base_words, radius, bits, within=False):
+            yield from _every_member(left, right, distance, rows, starts, base_rows, base_starts)
 
 
 def _repeated(rows: np.ndarray, starts: np.ndarray) -> Iterator[Pairs]:
@@ -124,29 +134,46 @@ def _plan(a: np.ndarray, b: np.ndarray, radius: int, bits: int, within: bool) ->
     best, cheapest = None, float(pairs * BRUTE * a.shape[1])
     sample_a, sample_b = a[:: -(-len(a) // 65536)], b[:: -(-len(b) // 65536)]
     scale = pairs / (len(sample_a) * len(sample_b))
-    for s in range(-(-bits // MAX_CHUNK), min(bits, radius + 1, 40) + 1):
-        each, rest = divmod(radius, s)
-        edges = [bits * i // s for i in range(s + 1)]
-        chunks = [(edges[i], edges[i + 1] - edges[i], each if i <= rest else each - 1) for i in range(s) if i <= rest or each > 0]
+    for chunks in _ways(radius, bits):
         cost = 0.0
         for low, width, allowed in chunks:
-            flips = sum(comb(width, k) for k in range(min(allowed, width) + 1))
+            flips = _flip_count(width, allowed)
             cost += flips * len(a) * LOOKUP
             if cost >= cheapest:
                 break
             size = 1 << width
             count_a, count_b = (np.bincount(_keys(sample, low, width), minlength=size).astype(float) for sample in (sample_a, sample_b))
-            shared = float(count_a @ count_b)
-            cost += max(0.0, shared - (len(sample_a) if within else 0)) * scale * flips * CANDIDATE
+            shared = max(0.0, float(count_a @ count_b) - (len(sample_a) if within else 0)) * scale
+            cost += flips * (shared * CANDIDATE + min(shared, len(a)) * READ)
         if cost < cheapest:
             best, cheapest = chunks, cost
-    if best is None and radius + 1 < -(-bits // MAX_CHUNK):
-        s = -(-bits // MAX_CHUNK)  # more chunks than the radius needs: any radius + 1 of them do
-        edges = [bits * i // s for i in range(s + 1)]
-        chunks = [(edges[i], edges[i + 1] - edges[i], 0) for i in range(radius + 1)]
-        if len(chunks) * len(a) * LOOKUP < cheapest:
-            best = chunks
     return best
+
+
+def seconds(rows: int, base: int | None, radius: int, bits: int) -> float:
+    """What `neighbours` takes on codes whose bits are drawn at random, on one core; codes that share many bits take longer."""
+    pairs = rows * rows / 2 if base is None else rows * base
+    found = [pairs * BRUTE * -(-bits // 64)]
+    for chunks in _ways(radius, bits):
+        reads = [(_flip_count(width, allowed), pairs / 2**width) for _, width, allowed in chunks]
+        found.append(sum(flips * (rows * LOOKUP + shared * CANDIDATE + min(shared, rows) * READ) for flips, shared in reads))
+    return min(found) * 1e-9
+
+
+def _ways(radius: int, bits: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Every way to cut the bits so that no pair within the radius is missed: chunks (first bit, width, flips allowed)."""
+    fewest = -(-bits // MAX_CHUNK)
+    for s in range(fewest, min(bits, radius + 1, 40) + 1):
+        each, rest = divmod(radius, s)
+        edges = [bits * i // s for i in range(s + 1)]
+        yield [(edges[i], edges[i + 1] - edges[i], each if i <= rest else each - 1) for i in range(s) if i <= rest or each > 0]
+    if radius + 1 < fewest:  # more chunks than the radius needs: any radius + 1 of them do
+        edges = [bits * i // fewest for i in range(fewest + 1)]
+        yield [(edges[i], edges[i + 1] - edges[i], 0) for i in range(radius + 1)]
+
+
+def _flip_count(width: int, allowed: int) -> int:
+    return sum(comb(width, k) for k in range(min(allowed, width) + 1))
 
 
 def _keys(words: np.ndarray, low: int, width: int) -> np.ndarray:
@@ -166,30 +193,121 @@ def _mask(words: int, low: int, width: int) -> np.ndarray:
     return np.packbits(bits).view(">u8").astype(np.uint64)
 
 
+@dataclass(frozen=True)
+class _Chunk:
+    """Both sets sorted by the bits of one chunk. `a_words`, `b_words`: the codes word by word, `b_words` with `window` zeros behind the last."""
+
+    a_key: np.ndarray
+    a_order: np.ndarray
+    a_words: list[np.ndarray]
+    b_order: np.ndarray
+    b_words: list[np.ndarray]
+    starts: np.ndarray
+    flips: list[int]
+    radius: int
+    window: int
+    within: bool
+
+    @classmethod
+    def of(cls, a: np.ndarray, b: np.ndarray, radius: int, chunk: tuple[int, int, int], within: bool) -> "_Chunk":
+        low, width, allowed = chunk
+        b_key = _keys(b, low, width)
+        starts: np.ndarray = np.concatenate([[0], np.cumsum(np.bincount(b_key, minlength=1 << width))]).astype(_narrow(len(b)))
+        b_order: np.ndarray = np.argsort(b_key, kind="stable").astype(_narrow(len(b)))
+        window = next((size for size in WINDOWS if len(b) >> width < 0.8 * size), WINDOWS[-1])
+        b_words = [np.concatenate([b[b_order, word], np.zeros(window, np.uint64)]) for word in range(b.shape[1])]
+        a_order, a_key, a_words = b_order, b_key[b_order].astype(np.int32), b_words
+        if not within:
+            a_key = _keys(a, low, width)
+            a_order = np.argsort(a_key, kind="stable").astype(_narrow(len(a)))
+            a_key, a_words = a_key[a_order].astype(np.int32), [a[a_order, word] for word in range(a.shape[1])]
+        return cls(a_key, a_order, a_words, b_order, b_words, starts, list(_flips(width, allowed)), radius, window, within)
+
+    def near(self, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(place in a, place in b, distance) of the pairs of `SLICE` rows of a from `first` on that share this chunk but for its flips."""
+        keys = self.a_key[first : first + SLICE]
+        found = [part for flip in self.flips for part in self._flipped(first, keys, flip)]
+        if not found:
+            return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int32)
+        left, right, distance = (np.concatenate(column) for column in zip(*found, strict=True))
+        return left, right, distance
+
+    def _flipped(self, first: int, keys: np.ndarray, flip: int) -> Iterator[Pairs]:
+        top = flip.bit_length() - 1
+        if self.within and flip and int(keys[0]) >> top == int(keys[-1]) >> top and int(keys[0]) >> top & 1:
+            return  # every partner is the smaller key: found from there
+        partner = keys ^ np.int32(flip)
+        lows, ends = self.starts[partner], self.starts[partner + 1]
+        if self.within and not flip:
+            lows = np.arange(first + 1, first + 1 + len(keys), dtype=lows.dtype)
+        elif self.within:
+            ends = np.where(keys < partner, ends, lows)
+        counts = ends - lows
+        some = np.flatnonzero(counts)
+        if not len(some):
+            return
+        if int(counts.max()) <= self.window:
+            yield from self._read(first, some, lows[some], ends[some])
+            return
+        for left, number in _expand(np.zeros(len(counts), np.int64), -(-counts // self.window), -(-BLOCK // self.window)):
+            yield from self._read(first, left, lows[left] + number * self.window, ends[left])
+
+    def _read(self, first: int, left: np.ndarray, lows: np.ndarray, ends: np.ndarray) -> Iterator[Pairs]:
+        """The pairs of row first + left[i] of a with the rows from lows[i] on, `window` at most and before ends[i]."""
+        counted: np.ndarray | None = None
+        for a_word, b_word in zip(self.a_words, self.b_words, strict=True):
+            codes = _runs(b_word, self.window)[lows].view(np.uint64).reshape(len(lows), self.window)
+            codes ^= a_word[first + left][:, None]
+            bits = np.bitwise_count(codes)
+            counted = bits if counted is None else np.add(counted, bits, dtype=np.uint16)
+        assert counted is not None
+        hit = np.flatnonzero(counted.reshape(-1) <= self.radius)
+        row, place = np.divmod(hit, self.window)
+        place += lows[row]
+        inside = place < ends[row]
+        if inside.any():
+            yield first + left[row[inside]], place[inside], counted.reshape(-1)[hit[inside]].astype(np.int32)
+
+
+def _narrow(count: int) -> type:
+    """The smaller integer that numbers `count` places: half the memory to pass through."""
+    return np.int32 if count < 1 << 30 else np.int64
+
+
+def _runs(words: np.ndarray, length: int) -> np.ndarray:
+    """(n,) of `length` words each, from every place of `words` on: one index then copies a whole run."""
+    return np.ndarray((len(words) - length,), np.dtype((np.void, 8 * length)), buffer=words.data, strides=(8,))
+
+
 def _by_chunks(a: np.ndarray, b: np.ndarray, radius: int, chunks: list[tuple[int, int, int]], within: bool) -> Iterator[Pairs]:
     masks = [(_mask(a.shape[1], low, width), allowed) for low, width, allowed in chunks]
-    for chunk, (low, width, allowed) in enumerate(chunks):
-        a_key, b_key = _keys(a, low, width), _keys(b, low, width)
-        a_order, b_order = np.argsort(a_key, kind="stable"), np.argsort(b_key, kind="stable")
-        a_key, a_sorted, b_sorted = a_key[a_order], a[a_order], b[b_order]
-        starts = np.concatenate([[0], np.cumsum(np.bincount(b_key, minlength=1 << width))])
-        for flip in _flips(width, allowed):
-            partner = a_key ^ flip
-            lows, counts = starts[partner], starts[partner + 1] - starts[partner]
-            if within:
-                if flip:
-                    counts[a_key > partner] = 0
-                else:
-                    after = np.arange(1, len(a) + 1)
-                    lows, counts = after, lows + counts - after
-            for left, right in _expand(lows, counts):
-                differ = a_sorted[left] ^ b_sorted[right]
-                distance = np.bitwise_count(differ).sum(axis=1, dtype=np.int32)
-                good = np.flatnonzero(distance <= radius)
-                for mask, enough in masks[:chunk]:  # found through an earlier chunk already
-                    good = good[np.bitwise_count(differ[good] & mask).sum(axis=1) > enough]
-                if len(good):
-                    yield a_order[left[good]], b_order[right[good]], distance[good]
+    for number, bits in enumerate(chunks):
+        chunk = _Chunk.of(a, b, radius, bits, within)
+        for left, right, distance in _in_threads(chunk.near, range(0, len(a), SLICE)):
+            left, right = chunk.a_order[left], chunk.b_order[right]
+            good = np.arange(len(left))
+            for mask, enough in masks[:number]:  # found through an earlier chunk already
+                differ = (a[left[good]] ^ b[right[good]]) & mask
+                good = good[np.bitwise_count(differ).sum(axis=1) > enough]
+            if len(good):
+                yield left[good].astype(np.int64), right[good].astype(np.int64), distance[good]
+
+
+def _in_threads(work: Callable[[int], Pairs], tasks: Iterable[int]) -> Iterator[Pairs]:
+    """`work` of every task in their order, by as many threads as the matrix libraries would take: numpy lets go of the interpreter while it works."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = int(os.environ.get("OMP_NUM_THREADS") or cores)
+    if threads == 1:
+        yield from map(work, tasks)
+        return
+    waiting: deque[Future] = deque()
+    with ThreadPoolExecutor(threads) as executor:
+        for task in tasks:
+            waiting.append(executor.submit(work, task))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _flips(width: int, allowed: int) -> Iterator[int]:
@@ -199,12 +317,13 @@ def _flips(width: int, allowed: int) -> Iterator[int]:
             yield sum(1 << p for p in places)
 
 
-def _expand(lows: np.ndarray, counts: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(left, right) for each left row i and each right in lows[i] ... lows[i] + counts[i], in blocks of at most `BLOCK`."""
+def _expand(lows: np.ndarray, counts: np.ndarray, size: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(left, right) for each left row i and each right in lows[i] ... lows[i] + counts[i], in blocks of at most `size` (`BLOCK`)."""
+    size = size or BLOCK
     rows = np.flatnonzero(counts > 0)
-    ends = np.cumsum(counts[rows])
-    for start in range(0, int(ends[-1]) if len(ends) else 0, BLOCK):
-        stop = min(start + BLOCK, int(ends[-1]))
+    ends = np.cumsum(counts[rows], dtype=np.int64)
+    for start in range(0, int(ends[-1]) if len(ends) else 0, size):
+        stop = min(start + size, int(ends[-1]))
         some = slice(int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(ends, stop, side="left")) + 1)
         begins = ends[some] - counts[rows[some]]
         count = np.minimum(ends[some], stop) - np.maximum(begins, start)

@@ -7,9 +7,61 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from manifests.vectors.store import Vectors, float32_error
+from manifests.vectors.store import Vectors, float32_error, normalised
 
 AT_ONCE = 1 << 21  # entries of a tile that are looked at together: bounds the memory where all of them are close
+
+
+def reaching(block: np.ndarray, base: np.ndarray, floor: float, device: str = "cpu") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(row, column, score) of the entries of `block @ base.T` that reach `floor`, by float32."""
+    if device != "cpu":
+        scores = _on_device(block, base, device)
+        row, column = (scores >= floor).nonzero(as_tuple=True)
+        return row.cpu().numpy(), column.cpu().numpy(), scores[row, column].cpu().numpy()
+    scores = (block @ base.T).reshape(-1)
+    at = np.flatnonzero(scores >= np.float32(floor))
+    row, column = np.divmod(at, len(base))
+    return row, column, scores[at]
+
+
+def near_the_top(
+    block: np.ndarray, base: np.ndarray, slack: float, reach: np.ndarray | None, device: str = "cpu"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """By float32: each row's best column and its score; (row, column, score) of all entries within `slack` of it, or within `reach[best, column]`."""
+    if device != "cpu":
+        import torch
+
+        scores = _on_device(block, base, device)
+        top, best = scores.max(1)
+        low = top[:, None] - (slack if reach is None else torch.from_numpy(reach).to(device)[best])
+        row, column = (scores >= low).nonzero(as_tuple=True)
+        return best.cpu().numpy(), top.cpu().numpy(), row.cpu().numpy(), column.cpu().numpy(), scores[row, column].cpu().numpy()
+    scores = block @ base.T
+    best = scores.argmax(1)
+    top = scores[np.arange(len(block)), best]
+    if reach is None:
+        near = scores >= (top - np.float32(slack))[:, None]
+    else:
+        low = reach[best]
+        near = scores >= np.subtract(top[:, None], low, out=low)
+    at = np.flatnonzero(near)
+    row, column = np.divmod(at, len(base))
+    return best, top, row, column, scores.reshape(-1)[at]
+
+
+def _on_device(block: np.ndarray, base: np.ndarray, device: str):  # type: ignore[no-untyped-def]  # a torch tensor, and torch is not imported at the top
+    import torch
+
+    assert not torch.backends.cuda.matmul.allow_tf32, "TF32 is coarser than float32_error"
+    return torch.from_numpy(block).to(device) @ torch.from_numpy(base).to(device).T
+
+
+def cosines(z: Vectors, rows: np.ndarray, r: np.ndarray, columns: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """(m,) float64: the cosines of the pairs (rows[r], columns[c]) of a tile, exact. Where pairs are many, one product of all costs less than each by itself."""
+    if 100 * len(r) < len(rows) * len(columns):
+        return z.cosine(rows[r], z, columns[c])
+    dot = (z.take64(rows) @ z.take64(columns).T)[r, c]
+    return normalised(dot, z.square[rows[r]], z.square[columns[c]])
 
 
 def within(scores: np.ndarray, z: Vectors, rows: np.ndarray, other: Vectors, columns: np.ndarray, threshold: float) -> np.ndarray:

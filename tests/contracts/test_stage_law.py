@@ -18,7 +18,13 @@ from manifests.signature import load, parameters
 from tests.small_pool import samples, write_evaluation_pool, write_pool
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "stage_digests.json"
-MEASURES = ["measure.quality", "measure.exact_hash", "measure.perceptual_hash", {"measure.vectors": {"encoder": "pixels:8", "as": "pixels"}}]
+MEASURES = [
+    "measure.quality",
+    "measure.exact_hash",
+    "measure.perceptual_hash",
+    "measure.difference_hash",
+    {"measure.vectors": {"encoder": "pixels:8", "as": "pixels"}},
+]
 DECISIONS = [name for name, stage in STAGES.items() if stage.kind == DECISION]
 GIVEN = {VectorName: "pixels", Share: 0.5, Expression: "contrast >= 30", Column: "label", list[str] | None: ["000001", "000003"]}
 
@@ -101,7 +107,7 @@ def test_golden_digests(home):
     for name in DECISIONS:
         run = decide(home, home / "pool", name, home / "eval", f"law-{name}")
         found[name] = {"version": STAGES[name].version, "digest": part_digest(run, name)}
-    for stage in ("measure.index", "measure.quality", "measure.exact_hash", "measure.perceptual_hash"):
+    for stage in ("measure.index", "measure.quality", "measure.exact_hash", "measure.perceptual_hash", "measure.difference_hash"):
         found[stage] = {"version": STAGES[stage].version, "digest": part_digest(run, stage)}
     if os.environ.get("KEEPSET_GOLDEN") == "write":
         GOLDEN.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")

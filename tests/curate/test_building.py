@@ -122,11 +122,6 @@ def test_selection_and_shards_hold_the_kept(home):
     assert seen == {r["uid"]: original[r["key"]] for r in kept}
 
 
-def test_two_workers_give_the_same_bytes(home):
-    build(home, "run-2", workers=2)
-    assert digests(home / "run") == digests(home / "run-2")
-
-
 def test_a_finished_run_writes_nothing(home):
     before = written(home / "run")
     build(home, "run")

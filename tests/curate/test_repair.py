@@ -14,6 +14,7 @@ import pytest
 import curate
 from curate import building, deciding
 from curate.frame import attached_digests
+from curate.generations import Generations
 from manifests.audit.verify import verify
 from manifests.errors import Refusal
 from manifests.run import open_run
@@ -129,9 +130,8 @@ def test_a_link_that_fails_copies_whole_files_and_parts_last(home, tmp_path, mon
 
     copies = []
     copy = building._copy
-    monkeypatch.setattr(building.os, "link", refuse)
     monkeypatch.setattr(building, "_copy", lambda s, t: (copies.append(t.relative_to(tmp_path)), copy(s, t)))
-    building._link(home / "run", tmp_path)
+    building.link_run(home / "run", tmp_path, link=refuse)
     is_part = ["parts" in c.parts for c in copies]
     assert is_part == sorted(is_part)
     assert digests(tmp_path)["vectors/pixels/crops/00000.arrow"] == digests(home / "run")["vectors/pixels/crops/00000.arrow"]
@@ -237,7 +237,7 @@ def test_the_first_signature_is_kept(home, tmp_path, monkeypatch):
     monkeypatch.setattr(building, "measures_of", lambda recipe, device: measures(recipe, False)[device : device + 1])
     resolved = building.read_recipe(home / "recipe.yaml", [], str(home / "pool"))
     options = building.Options(1, "cpu", 1 << 30, tmp_path / "events.jsonl", True)
-    building.measure_pool(resolved, open_pool(str(home / "pool")), tmp_path, options)
+    building.measure_pool(resolved, Generations((open_pool(str(home / "pool")),)), tmp_path, options)
     cache = json.loads((tmp_path / "cache" / "shards.json").read_text())
     assert len(measured) == 6
     assert sorted(entry["signature"] for entry in cache.values()) == [[0], [1], [2]]

@@ -1,4 +1,5 @@
-"""A build that logs its own publish moments, and can be killed at one of them. Run as a script: log, kill-at ("moment path-part" or ""), then build arguments."""
+"""A build, or an append, that logs its own publish moments and can be killed at one of them. Run as a script: log, kill-at ("moment path-part" or ""), then
+recipe (or `append`), pool and run."""
 
 import os
 import signal
@@ -7,11 +8,12 @@ from pathlib import Path
 
 import curate.deciding
 import manifests.publish
+from curate.appending import append
 from curate.building import build
 
 
 def main() -> None:
-    """Build with workers=1; every moment goes to the log; the first that fits `kill_at` kills this process, as kill -9 does."""
+    """Build or append with workers=1; every moment goes to the log; the first that fits `kill_at` kills this process, as kill -9 does."""
     log, kill_at, recipe, pool, out = sys.argv[1:6]
     curate.deciding.SCAN_SECONDS = 0.0  # publish every round of a scan, so that scans are hit too
     name, _, part = kill_at.partition(" ")
@@ -24,7 +26,10 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     manifests.publish.moment = moment
-    build(recipe, pool=pool, out=out, workers=1, device="cpu", quiet=True)
+    if recipe == "append":
+        append(out, pool=pool, workers=1, device="cpu", quiet=True)
+    else:
+        build(recipe, pool=pool, out=out, workers=1, device="cpu", quiet=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Decoding: every format and mode to the same pixels, limits before work, and nothing but `Undecodable` for bytes of any kind."""
 
 import io
+import math
 import struct
 import subprocess
 import sys
 import time
 import tracemalloc
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from manifests import images
+from manifests.errors import Refusal
 from manifests.images import Undecodable, decode, encode_webp, header, resize, shrink, thumbnail, upright
 from tests.bad_input.fixtures import animated_bomb, animation, bomb, encoded, palette, picture, rotated, saved, sixteen_bits
 
@@ -304,3 +307,43 @@ def test_webp_round_trip():
 def test_neither_torch_nor_other_programs_are_loaded():
     code = "import sys, manifests.images, manifests.shards.write; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(("centre", "width"), [(1064, 400), (-600, 1500), (0, 1), (3, 2), (32768, 65535)])
+def test_a_window_is_linear_clipped_and_rounded_half_up(centre, width):
+    values = np.unique(np.concatenate([np.arange(-1500, 1500, 7), np.arange(-3, 6), [0, 1063, 1064, 65535]]))
+    low = Fraction(2 * centre - width, 2)
+    expected = [min(255, max(0, math.floor((v - low) * 255 / width + Fraction(1, 2)))) for v in values.tolist()]
+    assert images.Window(centre, width).levels(values).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "values"),
+    [("uint16", "PNG", [0, 1000, 1100, 65535]), ("uint16", "TIFF", [0, 1000, 1100, 65535]), ("int32", "TIFF", [-900, 1000, 1100, 70000])],
+)
+def test_a_window_is_laid_on_the_stored_values(mode, kind, values):
+    stored = np.repeat(np.array(values, mode)[:, None], 3, axis=1)
+    window = images.Window(1050, 200)
+    for gray in (False, True):
+        found = decode(saved(Image.fromarray(stored), kind), gray=gray, window=window)
+        assert found.reshape(4, 3, -1)[:, :, 0].tolist() == [[0] * 3, [64] * 3, [191] * 3, [255] * 3]
+    with pytest.raises(Undecodable):
+        decode(saved(Image.fromarray(np.full((2, 2), np.nan, np.float32)), "TIFF"), window=window)
+    assert decode(saved(Image.fromarray(np.full((2, 2), 1050.5, np.float32)), "TIFF"), window=window)[0, 0, 0] == 128
+
+
+def test_signed_sixteen_bits_keep_their_sign():
+    """Hounsfield units in a TIFF, as scanners' software writes them; Pillow writes no such file."""
+    values = np.array([[-1000, -600, 40, 1000]], "<i2")
+    tags = [(256, 3, 1, 4), (257, 3, 1, 1), (258, 3, 1, 16), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8), (277, 3, 1, 1), (278, 3, 1, 1)]
+    tags += [(279, 4, 1, 8), (339, 3, 1, 2)]
+    file = b"II*\0" + struct.pack("<I", 16) + values.tobytes() + struct.pack("<H", len(tags))
+    file += b"".join(struct.pack("<HHII", *tag) for tag in tags) + struct.pack("<I", 0)
+    assert decode(file, gray=True, window=images.Window(-600, 800)).tolist() == [[0, 128, 255, 255]]
+
+
+@pytest.mark.parametrize("given_value", [[40], [40, 0], [40, 400.0], [True, 2], "40, 400", 400, {"centre": 40}])
+def test_what_is_no_window_is_refused(given_value):
+    with pytest.raises(Refusal, match=r"r: window: .*window \[centre, width\].*\[bad-value\]"):
+        images.Window.parse(given_value, "r: window")
+    assert images.Window.parse([40, 400], "r").plain() == [40, 400]

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.likeness import Pictures, candidates, differences, members, turn_pixels
-from tests.pools import turns
+from manifests.errors import Refusal
+from manifests.likeness import Looks, Pictures, candidates, differences, members, thumbnail, thumbnails, trimmed, turn_pixels
+from tests.pools import png, turns
 
 
 def plain(a, b, *, min_contrast, turned):
@@ -81,3 +82,64 @@ def test_members_are_the_pairs_of_rows_of_the_pairs_of_groups():
         for i, j, p in zip(a, b, pair, strict=True)
     }
     assert got == {(0, 1, 0), (0, 4, 0), (2, 1, 0), (2, 4, 0), (1, 4, 1), (0, 5, 2), (2, 5, 2)}
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 999), height=st.integers(20, 60), width=st.integers(20, 60), colour=st.tuples(*[st.integers(0, 255)] * 3),
+    borders=st.tuples(*[st.sampled_from([0, 0, 3, 7, 20])] * 4), noise=st.sampled_from([0, 1]),
+)  # fmt: skip
+def test_a_border_of_any_width_and_colour_is_taken_off(seed, height, width, colour, borders, noise):
+    rng = np.random.default_rng(seed)
+    picture = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+    top, bottom, left, right = borders
+    framed = np.clip(np.full((height + top + bottom, width + left + right, 3), colour) + rng.integers(-noise, noise + 1, 3), 0, 255).astype(np.uint8)
+    framed[top : top + height, left : left + width] = picture
+
+    got = trimmed(framed)
+
+    if height * width > 0.97 * framed.shape[0] * framed.shape[1]:
+        assert got is framed  # too thin to be one
+    elif min(height / framed.shape[0], width / framed.shape[1]) >= 0.25:
+        assert np.array_equal(got, picture)
+    assert trimmed(got) is got
+    for view in turns(framed):
+        assert sorted(trimmed(view).shape) == sorted(got.shape)
+
+
+def test_what_is_all_border_stays_whole():
+    flat = np.full((40, 50, 3), 90, np.uint8)
+    assert trimmed(flat) is flat
+    flat[20, 25] = 255  # a speck: less than a quarter of a side
+    assert trimmed(flat) is flat
+    assert trimmed(np.zeros((1, 1, 3), np.uint8)).shape == (1, 1, 3)
+    sides = np.concatenate([np.zeros((30, 30, 3), np.uint8), np.full((30, 30, 3), 255, np.uint8)])
+    assert trimmed(sides) is sides
+
+
+def test_thumbnails_are_of_the_look_and_read_each_file_once():
+    rng = np.random.default_rng(3)
+    pictures = [rng.integers(0, 256, (40, 40, 3)).astype(np.uint8) for _ in range(3)]
+    framed = [np.pad(p, ((6, 6), (6, 6), (0, 0)), constant_values=250) for p in pictures]
+    asked = []
+
+    def read(rows):
+        asked.extend(rows.tolist())
+        return (png(framed[row]) for row in rows)
+
+    codes = np.arange(3, dtype=np.uint8)[:, None] * np.ones(8, np.uint8)
+    looks = Looks.of(codes, codes + np.array([[0], [1], [1]], np.uint8))
+    assert looks.row.tolist() == [0, 1, 2, 1, 2]
+    assert looks.is_trimmed.tolist() == [False, False, False, True, True]
+    distinct, group = looks.grouped()
+    assert np.array_equal(distinct[group], looks.codes)
+    assert len(distinct) == 4
+
+    got = thumbnails("test", read, looks, np.array([4, 2, 1, 3]), 8, 1 << 20)
+
+    assert asked == [1, 2]
+    want = [pictures[2], framed[2], framed[1], pictures[1]]
+    assert all(np.array_equal(a, thumbnail(b, 8)) for a, b in zip(got.pixels, want, strict=True))
+    assert len(thumbnails("test", read, looks, np.empty(0, np.int64), 8, 1 << 20)) == 0
+    with pytest.raises(Refusal, match="does-not-fit"):
+        thumbnails("test", read, looks, np.array([0]), 8, 100)

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from curate.dedup import all_pairs as module
 from curate.dedup.all_pairs import all_pairs
+from curate.pool import Edges, Pool
 from manifests.errors import Refusal
-from manifests.star import star
+from manifests.vectors import copies as copies_module
 from manifests.vectors.store import Vectors
-from tests.strategies import exact_unit_vectors, noisy_unit_vectors, unit_pool
+from tests.strategies import exact_unit_vectors, noisy_unit_vectors, uids, unit_pool
 
 
 def keeper_order(z, uid, fixed):
@@ -34,10 +35,10 @@ def by_definition(z, order, threshold, fixed):
     return keep, witness, score, cosine
 
 
-def check(z, uid, threshold, fixed, block, **more):
+def check(z, uid, threshold, fixed, block, gap=0.02, **more):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "BLOCK", block)
-        got = all_pairs(unit_pool(z, uid, fixed=fixed), vectors="z", min_cosine=threshold, **more)
+        got = all_pairs(unit_pool(z, uid, fixed=fixed), vectors="z", min_cosine=threshold, floor_cosine=max(-1.0, threshold - gap), **more)
     order = keeper_order(z, uid, fixed)
     keep, witness, score, cosine = by_definition(z, order, threshold, fixed)
     np.testing.assert_array_equal(got.keep, keep)
@@ -52,7 +53,7 @@ def check(z, uid, threshold, fixed, block, **more):
 def test_all_pairs_is_the_rule_to_the_last_tie(z, threshold, block, data):
     uid = np.array(data.draw(st.permutations(range(len(z)))))
     fixed = np.isin(np.arange(len(z)), data.draw(st.lists(st.integers(0, len(z) - 1), max_size=3)))
-    check(z, uid, threshold, fixed, block, edge_margin=0.5)
+    check(z, uid, threshold, fixed, block, gap=0.5)
 
 
 @settings(max_examples=15, deadline=None)
@@ -66,33 +67,54 @@ def test_blocks_row_order_and_float32_reach_no_verdict(seed, spread, groups, blo
     fixed = rng.random(150) < 0.05
     uid, order = rng.permutation(150), rng.permutation(150)
     one, _, _ = check(z, uid, threshold, fixed, block)
-    two = all_pairs(unit_pool(z[order], uid[order], fixed=fixed[order]), vectors="z", min_cosine=threshold)
+    two = all_pairs(unit_pool(z[order], uid[order], fixed=fixed[order]), vectors="z", min_cosine=threshold, floor_cosine=max(-1.0, threshold - 0.02))
     np.testing.assert_array_equal(one.keep[order], two.keep)
-    edges = sorted(zip(uid[one.edges.a], uid[one.edges.b], one.edges.score, strict=True))
-    assert edges == sorted(zip(uid[order][two.edges.a], uid[order][two.edges.b], two.edges.score, strict=True))
+    assert pairs_by_uid(uid, one.edges) == pairs_by_uid(uid[order], two.edges)
+
+
+def pairs_by_uid(uid, edges):
+    return sorted((min(a, b), max(a, b), s) for a, b, s in zip(uid[edges.a].tolist(), uid[edges.b].tolist(), edges.score.tolist(), strict=True))
 
 
 @settings(max_examples=30, deadline=None)
 @given(z=exact_unit_vectors(min_size=2), block=st.integers(1, 6), data=st.data())
-def test_edges_replay_every_threshold_down_to_the_floor(z, block, data):
+def test_complete_edges_replay_every_threshold_and_every_subset(z, block, data):
     uid = np.array(data.draw(st.permutations(range(len(z)))))
-    fixed = np.zeros(len(z), bool)
-    got, order, cosine = check(z, uid, 0.5, fixed, block, edge_margin=0.25, max_edges=99)
-    rank = np.argsort(order)
+    got, _, cosine = check(z, uid, 0.5, np.zeros(len(z), bool), block, gap=0.25)
+    assert got.edges.columns["is_complete"].all()
+    a, b = np.nonzero(np.triu(cosine >= 0.25, 1))
+    assert pairs_by_uid(uid, got.edges) == sorted((min(x, y), max(x, y), s) for x, y, s in zip(uid[a], uid[b], cosine[a, b], strict=True))
+    live = np.array(sorted(data.draw(st.sets(st.integers(0, len(z) - 1), min_size=1))))
+    place = np.full(len(z), -1)
+    place[live] = np.arange(len(live))
+    inside = (place[got.edges.a] >= 0) & (place[got.edges.b] >= 0)
+    columns = {name: values[inside] for name, values in got.edges.columns.items()}
+    stored = Edges(place[got.edges.a[inside]], place[got.edges.b[inside]], got.edges.score[inside], columns)
     for threshold in (0.25, 0.5, 0.75, 1.0):
-        some = got.edges.score >= threshold
-        keep, witness, _ = star(rank, [(got.edges.a[some], got.edges.b[some], got.edges.score[some])])
-        want = by_definition(z, order, threshold, fixed)
-        np.testing.assert_array_equal(keep, want[0])
-        if threshold == 0.5:
-            np.testing.assert_array_equal(got.edges.score, cosine[got.edges.a, got.edges.b])
-            np.testing.assert_array_equal(cosine[witness[~keep], ~keep], want[2][~keep])
+        replayed = all_pairs(
+            Pool(uids(uid[live]), None, {"z": Vectors.of(z[live])}, edges=stored), vectors="z", min_cosine=threshold, floor_cosine=0.25
+        )
+        keep, witness, score, _ = by_definition(
+            z[live], keeper_order(z[live], uid[live], np.zeros(len(live), bool)), threshold, np.zeros(len(live), bool)
+        )
+        np.testing.assert_array_equal(replayed.keep, keep)
+        np.testing.assert_array_equal(replayed.witness, witness)
+        np.testing.assert_array_equal(replayed.score, score)
 
 
-def test_edges_are_bounded_and_hold_the_witness():
-    z = noisy_unit_vectors(1, 120, 16, 1, 1e-3)
-    got = all_pairs(unit_pool(z, np.arange(120)), vectors="z", min_cosine=0.99, max_edges=3)
-    assert np.bincount(got.edges.b).max() <= 5  # three, the witness and the head of equal rows
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 999), copies=st.sampled_from([0, 60]), block=st.sampled_from([11, 4096]), most=st.sampled_from([1, 3]))
+def test_a_crowd_is_decided_exactly_from_few_edges(seed, copies, block, most):
+    rng, fixed = np.random.default_rng(seed), np.zeros(120 + copies, bool)
+    z = noisy_unit_vectors(seed, 120, 16, 1, 0.03)
+    z, uid = np.concatenate([z, z[:copies]]), rng.permutation(120 + copies)
+    fixed[rng.integers(0, len(z), 4)] = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(copies_module, "FEW", 100)
+        got, order, cosine = check(z, uid, 0.99, fixed, block, max_edges=most)
+    assert not got.edges.columns["is_complete"].any()
+    assert np.bincount(got.edges.b).max() <= most + 2  # the first ones, the witness, the head of equal rows
+    np.testing.assert_array_equal(got.edges.score, cosine[got.edges.a, got.edges.b])
     pairs = set(zip(got.edges.a.tolist(), got.edges.b.tolist(), strict=True))
     assert {(int(got.witness[i]), int(i)) for i in np.flatnonzero(~got.keep)} <= pairs
 
@@ -108,14 +130,15 @@ def test_the_preferred_and_the_protected_are_kept():
 
 def test_all_identical_one_row_and_none():
     got = all_pairs(unit_pool(np.ones((50, 4)) / 2, np.arange(50)[::-1]), vectors="z")
-    assert got.keep.sum() == 1 and got.keep[49] and (got.score[:49] == 1).all() and len(got.edges.a) == 49
+    assert got.keep.sum() == 1 and got.keep[49] and (got.score[:49] == 1).all() and len(got.edges.a) == 50 * 49 // 2
     assert all_pairs(unit_pool(np.eye(4)[:1], [0]), vectors="z").keep.tolist() == [True]
     assert len(all_pairs(unit_pool(np.zeros((0, 4)), []), vectors="z").keep) == 0
 
 
-def test_a_cosine_above_one_is_refused():
+@pytest.mark.parametrize("wrong", [{"min_cosine": 1.5}, {"min_cosine": 0.5}, {"floor_cosine": -1.5}, {"max_edges": 0}])
+def test_what_no_cosine_can_be_is_refused(wrong):
     with pytest.raises(Refusal, match="bad-value"):
-        all_pairs(unit_pool(np.eye(4), range(4)), vectors="z", min_cosine=1.5)
+        all_pairs(unit_pool(np.eye(4), range(4)), vectors="z", **wrong)
 
 
 def test_streamed_vectors_give_the_same_and_too_little_memory_is_refused(monkeypatch):

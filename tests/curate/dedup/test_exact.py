@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.dedup.exact import REASONS, exact
+from manifests.errors import Refusal
 from tests.pools import assert_lawful, jpeg, picture_pool, png, pool_of
 
 
@@ -80,6 +81,52 @@ def test_all_identical_keeps_the_smallest_uid(size):
 def test_none_dropped_where_all_differ():
     assert exact(picture_pool([png(p) for p in pictures()])).keep.all()
     assert len(exact(pool_of(pixels_hash=np.zeros((0, 16), np.uint8), payloads=[])).keep) == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), size=st.integers(1, 10))
+def test_any_columns_together(data, size):
+    """Captions, hashes of mixed length, numbers and bools: equal where the tuples are."""
+    rows = data.draw(
+        st.lists(
+            st.tuples(st.sampled_from(["", "a", "a\0", "é"]), st.sampled_from([b"", b"\0", b"\0\0", b"\xff"]), st.integers(0, 1)),
+            min_size=size,
+            max_size=size,
+        )
+    )
+    caption, code, number = (list(column) for column in zip(*rows, strict=True))
+    pool = pool_of(caption=caption, code=pa.array(code, pa.binary()), number=pa.array(number), kind=pa.array(caption).dictionary_encode())
+    for names, key in (
+        (["caption"], lambda r: r[0]),
+        (["code"], lambda r: r[1]),
+        (["caption", "code", "number"], lambda r: r),
+        (["kind", "number"], lambda r: (r[0], r[2])),
+    ):
+        got = exact(pool, hash=names, confirm=False)
+        keys = [key(row) for row in rows]
+        assert got.keep.tolist() == [keys.index(k) == i for i, k in enumerate(keys)], names
+
+
+def test_the_same_picture_with_another_caption_stays():
+    one, two, _ = pictures()
+    pool = picture_pool([png(one), png(one), png(two), png(one)], caption=["a", "b", "a", "a"])
+    assert exact(pool, hash=["pixels_hash", "caption"]).keep.tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize(("keeper", "kept"), [("uid", [False, False, True]), ("earliest", [True, False, False])])
+def test_who_stays_of_equals(keeper, kept):
+    pool = pool_of(code=np.zeros((3, 4), np.uint8), num_bytes=pa.array([5, 5, 5]), order=[9, 8, 7])
+    assert exact(pool, hash=["code"], prefer=["num_bytes"], keeper=keeper, confirm=False).keep.tolist() == kept
+    assert exact(
+        pool_of(code=np.zeros((3, 4), np.uint8), num_bytes=[5, 6, 5]), hash=["code"], prefer=["num_bytes"], keeper=keeper, confirm=False
+    ).keep[1]
+
+
+def test_what_cannot_be_a_hash_is_refused():
+    pool = pool_of(lists=[[1], [2]])
+    for wrong in ([], ["lists"]):
+        with pytest.raises(Refusal, match="bad-value"):
+            exact(pool, hash=wrong)
 
 
 def test_only_members_of_groups_are_read():

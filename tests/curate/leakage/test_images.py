@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.leakage.images import REASONS, images
+from manifests.errors import Refusal
 from tests.curate.dedup.test_perceptual import EDITS, PICTURES, alike, edit
 from tests.pools import jpeg, picture_pool, png
 
@@ -52,9 +53,10 @@ def test_the_closest_evaluation_picture_decides(data):
     assert set(np.unique(got.reason)) <= set(REASONS)
 
 
-def test_a_pool_that_is_the_evaluation_pool_is_dropped_whole():
+def test_a_pool_that_is_the_evaluation_pool_is_dropped_whole_and_says_so():
     files = [png(p) for p in PICTURES]
-    got = images(picture_pool(files, evaluations={"test": picture_pool(files, order=range(100, 124))}, fixed=[3]), against=["test"])
+    with pytest.warns(UserWarning, match="every one of 24 pictures stands in test"):
+        got = images(picture_pool(files, evaluations={"test": picture_pool(files, order=range(100, 124))}, fixed=[3]), against=["test"])
     assert not got.keep.any()
     assert (got.reason == "exact_leak").all()
     assert [int(u, 16) for u in got.witness_uid] == list(range(100, 124))
@@ -86,3 +88,70 @@ def test_a_tie_goes_to_the_smaller_uid(order):
     got = images(picture_pool([jpeg(PICTURES[0], 70)], evaluations={"test": picture_pool(tests, order=order)}), against=["test"])
     assert got.reason.tolist() == ["near_leak"]
     assert int(got.witness_uid[0], 16) == 4
+
+
+def test_a_border_hides_no_test_picture():
+    framed = png(np.pad(PICTURES[0], ((12, 12), (12, 12), (0, 0)), constant_values=40))
+    for mine, theirs in ((framed, png(PICTURES[0])), (png(PICTURES[0]), framed)):
+        evaluations = {"test": picture_pool([png(PICTURES[5]), theirs])}
+        got = images(picture_pool([png(PICTURES[1]), mine], evaluations=evaluations), against=["test"])
+        assert got.keep.tolist() == [True, False]
+        assert got.reason[1] == "near_leak"
+        assert got.score[1] == 0
+        assert images(picture_pool([mine, png(PICTURES[1])], evaluations=evaluations), against=["test"], trimmed="phash_views").keep.all()
+
+
+def unit(*rows):
+    z = np.array(rows, float)
+    return {"z": z / np.linalg.norm(z, axis=1, keepdims=True)}
+
+
+def test_vectors_decide_only_when_asked_and_after_the_surer_ways():
+    tests = {
+        "one": picture_pool([png(PICTURES[10]), png(PICTURES[11])], order=[4, 3], vectors=unit([1, 0, 0], [1, 0, 0])),
+        "two": picture_pool([jpeg(PICTURES[0], 70)], vectors=unit([0, 1, 0])),
+    }
+    pool = picture_pool([png(PICTURES[i]) for i in range(4)], evaluations=tests, vectors=unit([1, 0.1, 0], [1, 0.3, 0], [0, 0, 1], [0.7, 0.75, 0]))
+
+    silent = images(pool, against=["one", "two"], vectors="z")
+    assert silent.keep.tolist() == [False, True, True, True]
+    assert silent.columns["leakage_cosine"].round(3).tolist() == [0.995, 0.958, 0.0, 0.731]
+    got = images(pool, against=["one", "two"], vectors="z", min_cosine=0.9)
+
+    assert got.keep.tolist() == [False, False, True, True]
+    assert got.reason[:2].tolist() == ["near_leak", "vector_leak"]  # the surer way, though another pool's vector is close
+    assert got.witness_pool[:2].tolist() == ["two", "one"]
+    assert [int(u, 16) for u in got.witness_uid[:2]] == [0, 3]  # of two equally near ones the smaller uid
+    assert got.score[1] == pytest.approx(1 / np.sqrt(1.09), abs=1e-3)
+    assert got.threshold[:2].tolist() == [12.0, 0.9]
+    for wrong in ({"min_cosine": 0.9}, {"vectors": "z", "min_cosine": 1.5}, {"min_copied": 2.0}, {"k": 0}, {"min_area": 0.1}):
+        with pytest.raises(Refusal, match="bad-value"):
+            images(pool, against=["one"], **wrong)
+
+
+def test_a_verified_copy_is_found_where_the_hash_alone_is_not_enough():
+    from skimage import data
+
+    photos = [np.ascontiguousarray(getattr(data, name)()[..., :3]) for name in ("astronaut", "chelsea", "coffee", "rocket")]
+    cropped = [p[p.shape[0] // 7 :, : -p.shape[1] // 6] for p in photos[:2]]
+    tests = {
+        "test": picture_pool([jpeg(p, 90) for p in (photos[0], photos[1], photos[2])], order=[7, 5, 6], vectors=unit([1, 0, 0], [0, 1, 0], [0, 0, 1]))
+    }
+    pool = picture_pool([*(jpeg(p, 80) for p in cropped), jpeg(photos[3], 80)], evaluations=tests, vectors=unit([1, 0.5, 0], [0.5, 1, 0], [1, 1, 1]))
+
+    assert images(pool, against=["test"], vectors="z").keep.all()
+    got = images(pool, against=["test"], vectors="z", min_copied=0.4, k=2)
+
+    assert got.keep.tolist() == [False, False, True]
+    assert got.reason[:2].tolist() == ["copied_leak"] * 2
+    assert [int(u, 16) for u in got.witness_uid[:2]] == [7, 5]
+    assert (got.score[:2] >= 0.4).all()
+    assert got.columns["leakage_copied"][:2].tolist() == got.score[:2].tolist()
+    assert np.isnan(got.columns["leakage_copied"][2])
+
+
+def test_hashes_of_two_lengths_are_refused():
+    tests = {"test": picture_pool([png(PICTURES[0])], odd=np.zeros((1, 8), np.uint8))}
+    pool = picture_pool([png(PICTURES[0])], evaluations=tests, odd=np.zeros((1, 16), np.uint8))
+    with pytest.raises(Refusal, match="odd holds 16 bytes here and 8"):
+        images(pool, against=["test"], hash="odd")

@@ -63,8 +63,9 @@ def test_view_0_is_the_picture():
     found = hashes(*SEVERAL)
     assert np.array_equal(found["phash"], found["phash_views"][:, :8])
     assert np.array_equal(found["phash256"], found["phash256_views"][:, :32])
-    for name, kind in WRITES.items():
-        assert found[name].shape == (len(SEVERAL), kind.byte_width)
+    assert set(found) == set(WRITES)
+    for name in set(WRITES) - {"inner_pixels"}:
+        assert found[name].shape == (len(SEVERAL), WRITES[name].byte_width)
         assert found[name].dtype == np.uint8
 
 
@@ -95,7 +96,9 @@ def test_flat_pictures_hash_to_zero_and_collide():
         saved(Image.new("RGB", size, colour), "PNG")
         for size, colour in (((64, 64), (0, 0, 0)), ((200, 333), (255, 255, 255)), ((1, 1), (7, 8, 9)), ((500, 90), (10, 20, 30)))
     ]
-    for values in hashes(*flat).values():
+    found = hashes(*flat)
+    assert found.pop("inner_pixels").tolist() == [64 * 64, 200 * 333, 1, 500 * 90]  # all flat: no border
+    for values in found.values():
         assert not values.any()
 
 
@@ -144,6 +147,28 @@ def test_close_to_imagehash():
     for bits, file in zip(ours, SEVERAL, strict=True):
         theirs = imagehash.phash(Image.fromarray(shrink(np.asarray(Image.open(io.BytesIO(file)))))).hash.ravel()
         assert (bits[1:] != theirs[1:]).sum() <= 4
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (12, 200, 90)])
+@pytest.mark.parametrize("widths", [((9, 9), (9, 9)), ((30, 12), (0, 0)), ((0, 0), (1, 40)), ((25, 0), (0, 17))])
+def test_a_border_leaves_the_hash_of_what_is_within(colour, widths):
+    pixels = picture(4, 160)
+    framed = np.full((160 + sum(widths[0]), 160 + sum(widths[1]), 3), colour, np.uint8)
+    framed[widths[0][0] : widths[0][0] + 160, widths[1][0] : widths[1][0] + 160] = pixels
+    bare, both = (hashes(saved(Image.fromarray(p), "PNG")) for p in (pixels, framed))
+    for name in ("phash", "phash256"):
+        assert np.array_equal(bare[f"{name}_trimmed_views"], bare[f"{name}_views"])
+        assert np.array_equal(both[f"{name}_trimmed_views"], bare[f"{name}_views"])
+        assert not np.array_equal(both[f"{name}_views"], bare[f"{name}_views"])
+    assert both["inner_pixels"] == bare["inner_pixels"] == 160 * 160
+
+
+def test_a_border_is_found_after_a_coder():
+    pixels = picture(4, 240)
+    framed = saved(Image.fromarray(np.pad(pixels, ((17, 17), (17, 17), (0, 0)), constant_values=200)), "JPEG", quality=50)
+    found, bare = hashes(framed), hashes(saved(Image.fromarray(pixels), "PNG"))
+    assert distances(found["phash256_trimmed_views"][:, :32], bare["phash256"]) <= 16
+    assert distances(found["phash256"], bare["phash256"]) > 40
 
 
 def test_a_row_does_not_depend_on_its_batch():

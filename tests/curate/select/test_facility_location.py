@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from curate.pool import Share
 from curate.select import facility_location as module
 from curate.select.facility_location import facility_location
+from manifests.errors import Refusal
+from manifests.vectors.forecast import facility
 from manifests.vectors.store import Vectors
 from tests.strategies import exact_unit_vectors, noisy_unit_vectors, unit_pool
 
@@ -88,6 +90,27 @@ def test_real_vectors_any_row_order_and_strip(seed, spread, groups, sparse):
     np.testing.assert_array_equal(one.witness[order], np.where(two.witness >= 0, order[two.witness], -1))
     if spread == 1.0:  # elsewhere gains differ by less than the grid
         assert picks_of(one) == picks
+
+
+@pytest.mark.parametrize("sparse", [0.0, 0.03, 0.3])
+def test_many_rows_in_every_way_of_bounding(sparse):
+    z, uid = noisy_unit_vectors(1, 600, 16, 100, 1.0), np.random.default_rng(1).permutation(600)
+    picks, gains = plain_greedy(similarities(z), uid, 60, np.zeros(600, bool), 9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "WIDE", 250)
+        patch.setattr(module, "NARROW", 150)
+        got = with_settings(32, sparse, unit_pool(z, uid), Share(count=60))
+    assert picks_of(got) == picks
+    np.testing.assert_allclose(got.columns["facility_location_gain"][picks], gains, atol=1e-6)
+
+
+def test_little_memory_gives_the_same_picks():
+    z = noisy_unit_vectors(2, 1000, 16, 100, 1.0)
+    needed = facility(1000, 60, 16, 0).memory
+    little, much = (facility_location(unit_pool(z, range(1000), memory=m), vectors="z", keep=Share(count=60)) for m in (needed, 1 << 30))
+    np.testing.assert_array_equal(little.columns["facility_location_rank"], much.columns["facility_location_rank"])
+    with pytest.raises(Refusal, match="does-not-fit|needs"):
+        facility_location(unit_pool(z, range(1000), memory=needed - 1), vectors="z", keep=Share(count=60))
 
 
 def test_a_killed_run_goes_on_from_its_state():

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.errors import Refusal
-from manifests.shards.index import INDEX_SCHEMA, index_shard, split_name, uids
+from manifests.shards.index import INDEX_SCHEMA, index_shard, repeated_names, split_name, uids
 from manifests.shards.pool_yaml import Shard
 from manifests.shards.read import ShardReader
 from manifests.shards.walk import walk
@@ -332,3 +332,17 @@ def test_views_outlive_the_reader(tmp_path):
         view = reader.payload(512, 5)
     assert bytes(view) == b"image"
     assert np.frombuffer(view, np.uint8).sum() == sum(b"image")
+
+
+def test_counting_only_what_comes_more_than_once_gives_the_same_uids(tmp_path):
+    table = index_shard(shard(tmp_path, [(b"k.jpg", b"same"), (b"l.jpg", b"same"), (b"k.jpg", b"same"), (b"k.jpg", b"else")])).table
+    parts = [table.slice(0, 1), table.slice(1, 2), table.slice(3), table.slice(0, 2)]
+    all_seen, few_seen = {}, {}
+    wanted = [uids(part, all_seen) for part in parts]
+    repeated = repeated_names(parts)
+    found = [uids(part, few_seen, repeated) for part in parts]
+    for (uid, ordinal), (other, number) in zip(wanted, found, strict=True):
+        assert np.array_equal(uid, other)
+        assert np.array_equal(ordinal, number)
+    assert (len(all_seen), len(few_seen), len(repeated)) == (3, 2, 2)
+    assert repeated_names([]) == set()

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from manifests.vectors import clusters, neighbours
-from manifests.vectors.clusters import assign, kmeans
+from manifests.errors import Refusal
+from manifests.vectors import clusters
+from manifests.vectors.clusters import Cells, assign, cells, kmeans
 from manifests.vectors.store import Vectors
-from tests.strategies import noisy_unit_vectors
+from tests.strategies import exact_unit_vectors, noisy_unit_vectors
 
 
 def rng():
@@ -41,8 +44,6 @@ def test_row_order_and_blocks_do_not_matter():
     one = kmeans(Vectors.of(z), 9, uid_rank=uid, rng=rng(), sample=20)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clusters, "BLOCK", 7)
-        patch.setattr(neighbours, "BASE", 4)
-        patch.setattr(neighbours, "QUERIES", 11)
         two = kmeans(Vectors.of(z[order]), 9, uid_rank=uid[order], rng=rng(), sample=20)
     np.testing.assert_array_equal(one.stored(slice(0, 9)), two.stored(slice(0, 9)))
 
@@ -51,3 +52,83 @@ def test_identical_rows_and_more_centres_than_rows():
     same = Vectors.of(np.ones((5, 4)) / 2)
     assert (assign(same, kmeans(same, 3, uid_rank=np.arange(5), rng=rng()))[1] == 1).all()
     assert len(kmeans(same, 9, uid_rank=np.arange(5), rng=rng())) == 5
+
+
+@settings(deadline=None)
+@given(z=exact_unit_vectors(), centres=exact_unit_vectors(), block=st.integers(1, 5))
+def test_ties_go_to_the_smaller_number(z, centres, block):
+    v, c = Vectors.of(z), Vectors.of(centres)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clusters, "BLOCK", block)
+        cluster, cosine = assign(v, c)
+    want = z @ centres.T
+    np.testing.assert_array_equal(cluster, want.argmax(1))
+    np.testing.assert_array_equal(cosine, want.max(1))
+
+
+def compared(found: Cells) -> set[tuple[int, int]]:
+    pairs = set()
+    for home, guests in found.each():
+        for i in home.tolist():
+            pairs |= {(min(i, j), max(i, j)) for j in [*home.tolist(), *guests.tolist()] if i != j}
+    return pairs
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 9999), k=st.integers(1, 30), spread=st.sampled_from([0.02, 0.3, 2.0]), dim=st.sampled_from([2, 3, 8]), data=st.data())
+def test_at_recall_one_no_pair_down_to_the_floor_is_lost(seed, k, spread, dim, data):
+    """The floor is the cosine of a pair: it too is compared."""
+    z = Vectors.of(noisy_unit_vectors(seed, 80, dim, 10, spread))
+    a, b = np.triu_indices(80, 1)
+    cosine = z.cosine(a, z, b)
+    floor = float(np.sort(cosine)[-data.draw(st.integers(1, 400))])
+    _, found = cells(z, k, uid_rank=np.arange(80), rng=rng(), floor=floor, recall=1.0, memory=1 << 30)
+    assert set(zip(a[cosine >= floor].tolist(), b[cosine >= floor].tolist(), strict=True)) <= compared(found)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 999), recall=st.sampled_from([0.5, 0.9, 1.0]), block=st.integers(5, 50))
+def test_the_order_of_rows_and_blocks_reach_no_cell(seed, recall, block):
+    z, uid, order = noisy_unit_vectors(seed, 150, 6, 20, 0.2), np.random.default_rng(0).permutation(150), np.random.default_rng(1).permutation(150)
+    some = {"rng": None, "floor": 0.9, "recall": recall, "memory": 1 << 30}
+    _, one = cells(Vectors.of(z), 9, uid_rank=uid, **some | {"rng": rng()})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clusters, "BLOCK", block)
+        _, two = cells(Vectors.of(z[order]), 9, uid_rank=uid[order], **some | {"rng": rng()})
+    np.testing.assert_array_equal(one.home[order], two.home)
+    assert set(zip(one.visitor.tolist(), one.visited.tolist(), strict=True)) == set(
+        zip(order[two.visitor].tolist(), two.visited.tolist(), strict=True)
+    )
+
+
+def test_more_recall_means_more_visits():
+    z = Vectors.of(noisy_unit_vectors(0, 2000, 32, 60, 0.6))
+    visits = [len(cells(z, 40, uid_rank=np.arange(2000), rng=rng(), floor=0.9, recall=r, memory=1 << 30)[1].visitor) for r in (0.5, 0.9, 0.99, 1.0)]
+    assert visits == sorted(visits) and visits[0] < visits[-1]
+
+
+def test_a_cluster_that_holds_everything_is_split(monkeypatch):
+    z, fitted = Vectors.of(noisy_unit_vectors(0, 6000, 8, 1, 0.3)), []
+
+    def one_for_all(rows, k, **more):
+        fitted.append(k)
+        mean = rows.take64(np.arange(len(rows))).sum(0)
+        return Vectors.of(np.concatenate([mean[None] / np.linalg.norm(mean), -np.eye(8)[:7]])) if len(fitted) == 1 else kmeans(rows, k, **more)
+
+    monkeypatch.setattr(clusters, "kmeans", one_for_all)
+    centres, found = cells(z, 8, uid_rank=np.arange(6000), rng=rng(), floor=0.99, recall=1.0, memory=1 << 30)
+    assert fitted[1] == 3 and len(centres) >= 11 and np.bincount(found.home).max() <= 4 * 6000 // 8 + 1024
+    assert found.products() < 6000 * 5999 / 2
+
+
+def test_rows_that_cannot_be_split_stay_together():
+    """All but equal rows: float64 puts them all to one centre, however many there are."""
+    same = Vectors.of(np.ones((6000, 4)) / 2)
+    _, found = cells(same, 8, uid_rank=np.arange(6000), rng=rng(), floor=0.9, recall=0.99, memory=1 << 30)
+    assert np.bincount(found.home).max() == 6000
+
+
+def test_visits_that_outgrow_the_memory_are_refused():
+    z = Vectors.of(noisy_unit_vectors(0, 500, 8, 500, 0.1))
+    with pytest.raises(Refusal, match=r"clusters do not separate .*Give --memory"):
+        cells(z, 40, uid_rank=np.arange(500), rng=rng(), floor=0.1, recall=1.0, memory=10_000)

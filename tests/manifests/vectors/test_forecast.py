@@ -37,5 +37,13 @@ def test_the_refusal_names_what_would_work():
     require("select.facility_location", Forecast(0, 0, facility(10_000_000, 1000, 512, 1 << 30).memory), enough)
 
 
+@pytest.mark.parametrize("rows", [1_000, 50_000, 3_000_000])
+@pytest.mark.parametrize("asked", [1 << 20, 100 << 20, 1 << 30, 20 << 30])
+def test_the_memory_that_facility_location_asks_for_suffices(rows, asked):
+    needed = facility(rows, 100, 64, asked).memory
+    assert facility(rows, 100, 64, needed).memory <= needed
+    assert needed <= asked or facility(rows, 100, 64, 0).memory > asked  # its lists are never what does not fit
+
+
 def test_size():
     assert size(3 << 20) == "3 MiB" and size(1536 << 20) == "1.5 GiB"

@@ -117,3 +117,37 @@ def test_a_star_over_representatives_is_the_star_over_all():
             fast[i] = not any(fast[a] for a in heads)
         first = representatives(codes)
         assert np.array_equal(slow, fast & (first == np.arange(40)))
+
+
+@pytest.mark.parametrize("width", [8, 9])
+def test_slices_windows_and_blocks_of_the_base_reach_no_pair(width, monkeypatch):
+    """Crowded buckets, read in windows of one and two codes, by slices of three rows, from a base in blocks of 50: the pairs of comparing all."""
+    rng = np.random.default_rng(1)
+    codes = rng.integers(0, 256, (400, width), np.uint8)
+    codes[:300, 1:] = codes[0, 1:]  # one bucket of most chunks
+    base = np.concatenate([codes[::3], rng.integers(0, 256, (40, width), np.uint8)])
+    for name, value in (("SLICE", 3), ("WINDOWS", (1, 2)), ("BASE_BLOCK", 50), ("BLOCK", 16), ("BRUTE", 1e9), ("MAX_CHUNK", 10)):
+        monkeypatch.setattr(hamming, name, value)
+    assert pairs(codes, 5) == oracle(codes, 5)
+    assert pairs(codes, 5, base) == oracle(codes, 5, base)
+
+
+def test_threads_give_the_same_pairs_in_the_same_order(monkeypatch):
+    codes = np.random.default_rng(2).integers(0, 256, (3000, 8), np.uint8)
+    codes[1500:] = codes[:1500] ^ np.uint8(1)
+    monkeypatch.setattr(hamming, "SLICE", 64)
+    monkeypatch.setattr(hamming, "BRUTE", 1e9)
+    found = []
+    for threads in ("1", "3"):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        found.append([np.concatenate(column) for column in zip(*neighbours(codes, 9), strict=True)])
+    assert len(found[0][0]) == 1500
+    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_seconds_are_those_of_the_quicker_way():
+    assert hamming.seconds(1000, None, 64, 64) == pytest.approx(1000 * 1000 / 2 * hamming.BRUTE * 1e-9)
+    ten_million = hamming.seconds(10_000_000, None, 8, 64)
+    assert 30 < ten_million < 900  # 1.4 days where all are counted
+    assert ten_million < hamming.seconds(10_000_000, 80_000_000, 8, 64) < 16 * ten_million
+    assert hamming.seconds(1_000_000, None, 4, 64) < hamming.seconds(1_000_000, None, 8, 64)

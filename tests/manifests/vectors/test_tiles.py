@@ -1,0 +1,67 @@
+"""manifests.vectors.tiles: what float32 proposes holds everything that float64 could want, and float64 decides."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from manifests.vectors import tiles
+from manifests.vectors.store import Vectors, float32_error
+from manifests.vectors.tiles import cosines, equal_rows, near_the_top, reaching
+from tests.strategies import exact_unit_vectors, noisy_unit_vectors
+
+
+@pytest.fixture(params=["cpu", "torch"])
+def device(request, monkeypatch):
+    """Also through torch, on its CPU."""
+    if request.param == "torch":
+        torch = pytest.importorskip("torch")
+        through = tiles._on_device
+        monkeypatch.setattr(tiles, "_on_device", lambda block, base, device: through(block, base, "cpu"))
+        to = torch.Tensor.to
+        monkeypatch.setattr(torch.Tensor, "to", lambda tensor, where: to(tensor, "cpu"))
+    return request.param
+
+
+def test_what_reaches_a_floor(device):
+    z = Vectors.of(noisy_unit_vectors(0, 90, 12, 5, 0.3))
+    unit = z.unit(slice(0, 90))
+    row, column, score = reaching(unit[:40], unit, 0.9, device)
+    want = unit[:40] @ unit.T
+    found = np.zeros(want.shape, bool)
+    found[row, column] = True
+    clear = np.abs(want - 0.9) > float32_error(12)
+    np.testing.assert_array_equal(found[clear], (want >= 0.9)[clear])
+    np.testing.assert_allclose(score, want[row, column], atol=1e-6)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_what_lies_near_the_top(device, wide):
+    unit = Vectors.of(noisy_unit_vectors(1, 90, 12, 5, 0.3)).unit(slice(0, 90))
+    reach = np.random.default_rng(0).uniform(0, 0.3, (30, 30)).astype(np.float32) if wide else None
+    best, top, row, column, score = near_the_top(unit, unit[:30], 0.05, reach, device)
+    want = unit @ unit[:30].T
+    np.testing.assert_allclose(top, want.max(1), atol=1e-6)
+    np.testing.assert_allclose(want[np.arange(90), best], want.max(1), atol=1e-6)
+    short = want.max(1)[:, None] - want
+    limit = reach[best] if wide else np.full(want.shape, 0.05)
+    found = np.zeros(want.shape, bool)
+    found[row, column] = True
+    clear = np.abs(short - limit) > 1e-5
+    np.testing.assert_array_equal(found[clear], (short <= limit)[clear])
+    np.testing.assert_allclose(score, want[row, column], atol=1e-6)
+
+
+@pytest.mark.parametrize("every", [1, 300])
+def test_few_pairs_and_many_have_the_same_cosines(every):
+    z = Vectors.of(noisy_unit_vectors(2, 200, 24, 9, 0.1))
+    rows, columns = np.arange(0, 200, 2), np.arange(50, 170)
+    r, c = np.divmod(np.arange(0, len(rows) * len(columns), every), len(columns))
+    np.testing.assert_array_equal(cosines(z, rows, r, columns, c), z.cosine(rows[r], z, columns[c]))
+
+
+@settings(deadline=None)
+@given(z=exact_unit_vectors())
+def test_equal_rows_are_those_of_the_same_bytes(z):
+    first = equal_rows(Vectors.of(z))
+    for i in range(len(z)):
+        assert first[i] == next(j for j in range(len(z)) if (z[j] == z[i]).all())
