@@ -2,9 +2,9 @@
 
 *Proposals* say how the two could lie over each other: frame on frame in each of the eight turns, and where key points of both agree on one turn, scale and
 offset. The key points are SIFT's (OpenCV: maintained, no weights, 8 ms a picture); those of the mirrored picture are the same ones with their
-descriptors permuted, so that one pass serves all turns. A search by correlation over scales and turns found no more and took several times as long a pair.
-*Comparison* decides, in whole numbers: the common area of both is brought to one grid, smoothed, and cut into blocks of 8 x 8 cells. A block agrees when what is
-left of both after the block's own mean, slope and bend (so: light, colour and shade) correlates. Blocks that are flat in both say nothing.
+descriptors permuted, so that one pass serves all turns, and a pair costs no more than a product of two small matrices.
+*Comparison* decides, in whole numbers: the common area of both is brought to one grid, smoothed, and cut into blocks of 8 x 8 cells. A block agrees when what
+is left of both after the block's own mean, slope and bend (so: light, colour and shade) correlates. Blocks that are flat in both say nothing.
 """
 
 import math
@@ -311,7 +311,7 @@ def _rounded(box: Box) -> Box:
 
 
 def _means(gray: np.ndarray, box: tuple[float, float, float, float], rows: int, columns: int) -> np.ndarray:
-    """(rows, columns) int64: 16 times the mean grey of each equal field of the box (x0, y0, x1, y1), which may cut through pixels; exact up to the last rounding."""
+    """(rows, columns) int64: 16 times the mean grey of each equal field of a box (x0, y0, x1, y1), which may cut through pixels; exact but for one rounding."""
     across, down = _edges(box[0], box[2], columns, gray.shape[1]), _edges(box[1], box[3], rows, gray.shape[0])
     sums = _weights(down, gray.shape[0]) @ gray.astype(np.float64) @ _weights(across, gray.shape[1]).T  # whole numbers below 2^53: exact in any order
     area = np.diff(down)[:, None] * np.diff(across)
@@ -332,8 +332,8 @@ def _weights(edges: np.ndarray, length: int) -> np.ndarray:
 
 
 LINE, BEND = 2 * np.arange(BLOCK) - (BLOCK - 1), np.array([7, 1, -3, -5, -5, -3, 1, 7])  # both with squares that sum to 168, and at right angles
-SHADES = np.array([np.outer(down, across).ravel() for down, across in (
-    (LINE, LINE), (np.ones(BLOCK, np.int64), LINE), (LINE, np.ones(BLOCK, np.int64)), (np.ones(BLOCK, np.int64), BEND), (BEND, np.ones(BLOCK, np.int64)))])  # fmt: skip
+EVEN = np.ones(BLOCK, np.int64)
+SHADES = np.array([np.outer(*shade).ravel() for shade in ((LINE, LINE), (EVEN, LINE), (LINE, EVEN), (EVEN, BEND), (BEND, EVEN))])
 SQUARES = 168 * 168  # of the first shade; those of the others are a 21st of it, and those of a mean a 441st
 
 

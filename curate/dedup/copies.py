@@ -18,7 +18,8 @@ from manifests.vectors.neighbours import knn
 REASONS = ("copy",)
 BOX = ("left", "top", "right", "bottom")
 WRITES = {
-    "copies_change": pa.string(), "copies_group": pa.string(), "copies_size": pa.int32(), "copies_turn": pa.int8(), **{f"copies_{e}": pa.float32() for e in BOX},
+    "copies_change": pa.string(), "copies_group": pa.string(), "copies_size": pa.int32(), "copies_turn": pa.int8(),
+    **{f"copies_{e}": pa.float32() for e in BOX},
 }  # fmt: skip
 MOVES = {"min_score": "floor_score", "min_area": ""}
 PAIRS_OF_ALL_ROWS = True  # of fewer rows other candidates are proposed: a replay is approximate then
@@ -44,20 +45,21 @@ def copies(
     """Keep one of all pictures that are copies of each other, however cropped, framed, turned or covered.
 
     Candidates come from hashes at a loose radius and from nearest vectors; each pair is then laid one over the other (mirror, quarter turn, scale, offset) and
-    compared block by block. So the threshold is one of proof, not of likeness: two skies, two frames of one kind or two products on white do not agree.
+    compared block by block. So the threshold is one of proof, not of likeness: two skies, two glows or two crops of different places do not agree.
 
-    Decides     in keeper order a row is dropped ("copy") when a kept row shows the same: at least `min_score` of the blocks of their common area that show anything
-                agree, and the area is at least `min_area` of one of the two. A star, not a chain: `witness` is the kept row with the highest score, `score` that
-                score, `threshold` min_score. Keeper order: protected rows, then the larger `prefer` columns, then uid. Protected rows are never dropped.
-                A picture that cannot be decoded at low resolution is no copy of anything.
-    Guarantee   every dropped row is registered upon the kept row it names, and what was done is written. The comparison is in whole numbers; where the two lie over
-                each other is proposed by OpenCV's key points, which may differ by a machine's vector instructions: same bytes on the same kind of processor.
-                A pair that no hash and no vector proposes is not found. Measured on 1,014 files of 17 kinds of planted copies, half by half: 0.95 and 0.96 of
-                the pairs of original and copy, each kind weighted alike, at pair precision 0.9998 and 0.9956, with SSCD's small vectors; 0.79 and 0.81 at 1.0 without
-                vectors. No unique photograph of 51 lost. What counts as wrong are stickers: another photograph, pasted in small, and found
-    Source      ours; key points by Lowe 2004 (SIFT), block matching as in copy detection (Douze et al. 2021 rank by vectors, and do not verify)
-    hashes      columns of hashes of the eight turns, unturned first, whole and without a border of one colour. Alone they propose what keeps its frame: formats,
-                scale, turns, mirrors, colour, blur, most borders; but of text boxes and crops a third (half to two thirds at max_distance 14), and no collage
+    Decides     in keeper order a row is dropped ("copy") when a kept row shows the same: at least `min_score` of the blocks of their common area that show
+                anything agree, and the area is at least `min_area` of one of the two. A star, not a chain: `witness` is the kept row with the highest score,
+                `score` that score, `threshold` min_score. Keeper order: protected rows, then the larger `prefer` columns, then uid. Protected rows are never
+                dropped. A picture that cannot be decoded at low resolution is no copy of anything.
+    Guarantee   every dropped row is registered upon the kept row it names, and what was done is written. The comparison is in whole numbers; where the two lie
+                over each other is proposed by OpenCV's key points, which may differ by a machine's vector instructions: same bytes on the same kind of
+                processor. A pair that no hash and no vector proposes is not found. Measured on 1,014 files of 17 kinds of planted copies, half by half: 0.95
+                and 0.96 of the pairs of original and copy, each kind weighted alike, at pair precision 0.9998 and 0.9956, with SSCD's small vectors; 0.79 and
+                0.81 at 1.0 without vectors. No unique photograph of 51 lost. What counts as wrong are stickers: another photograph, pasted in small, and found
+    Source      ours; key points by Lowe 2004 (SIFT, as OpenCV gives it)
+    hashes      columns of hashes of the eight turns, unturned first, whole and without a border of one colour. Alone they propose what keeps its frame:
+                formats, scale, turns, mirrors, colour, blur, most borders; but of text boxes and crops a third (half to two thirds at max_distance 14), and no
+                collage
     max_distance   bits of 64 (a longer hash: the same share of its bits) up to which a pair is looked at
     vectors     vector columns. The nearest of a copy encoder propose the rest; what another encoder proposes was not measured
     k           how many nearest of each row are looked at; many, because a collage is the nearest of none of its pictures
@@ -67,11 +69,11 @@ def copies(
     prefer      columns of numbers; the row with the larger value is the one to keep
     floor_score   pairs down to this score are written as edges, so that min_score can be moved later without the pictures
     Writes      of a dropped row: copies_change: string, what was done to it, seen from the row it is a copy of ("mirrored, cropped to 80 %, 24 % covered");
-                copies_turn: int8, 0 to 7, how it is turned to stand as that row does (mirrored first where >= 4, then by copies_turn % 4 quarter turns to the left);
-                copies_left, _top, _right, _bottom: float32, the box of that row which it shows, as fractions. Of every row copies_group: string, uid of the row
-                that was kept for it, or its own; copies_size: int32, rows in that group
-    Cost        the searches; one small decode and 10 ms for each row with a candidate; 1 to 5 ms a candidate pair. Pictures are kept as far as a quarter of the memory
-                allows and decoded again beyond it
+                copies_turn: int8, 0 to 7, how it is turned to stand as that row does (mirrored first where >= 4, then by copies_turn % 4 quarter turns to the
+                left); copies_left, _top, _right, _bottom: float32, the box of that row which it shows, as fractions. Of every row copies_group: string, uid of
+                the row that was kept for it, or its own; copies_size: int32, rows in that group
+    Cost        the searches; one small decode and 10 ms for each row with a candidate; 1 to 5 ms a candidate pair. Pictures are kept as far as a quarter of the
+                memory allows and decoded again beyond it
     Errors      bad-value, does-not-fit
     """
     if not (0 <= floor_score <= min_score <= 1 and AREA <= min_area <= 1 and k >= 0 and 0 <= max_distance <= 64 and -1 <= min_cosine <= 1):
@@ -162,7 +164,7 @@ def _by_vectors(pool: Pool, rank: np.ndarray, name: VectorName, k: int, min_cosi
 
 
 def _joined(pool: Pool, old: State, new: State, *, only_new: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of both, each once and not with itself, the smaller uid first; sorted by row, so that pictures are read in order. With `only_new` those not in `old`."""
+    """Pairs of both, each once and not with itself, the smaller uid first; sorted by row; with `only_new` those not in `old`."""
     keys = []
     for a, b in (old, new):
         swap = pool.uid_rank[a] > pool.uid_rank[b]
@@ -276,7 +278,10 @@ def _only(rows: np.ndarray, values: np.ndarray, count: int, kind: pa.DataType) -
     return pa.array(whole, kind, mask=empty)
 
 
-TURNED = ("", "turned 90° to the right", "turned 180°", "turned 90° to the left", "mirrored", "mirrored and turned 90° to the right", "mirrored top to bottom", "mirrored and turned 90° to the left")  # fmt: skip
+TURNED = (
+    "", "turned 90° to the right", "turned 180°", "turned 90° to the left",
+    "mirrored", "mirrored and turned 90° to the right", "mirrored top to bottom", "mirrored and turned 90° to the left",
+)  # fmt: skip
 
 
 def change(turn: int, shown: float, own: float, covered: float) -> str:

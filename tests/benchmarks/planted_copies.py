@@ -4,12 +4,14 @@
 
 The photographs come from scikit-image and scikit-learn, and from Debian packages where `apt-get download` reaches them; those it does not reach are named
 and left out. Large photographs are cut into pieces that do not overlap; photographs that show the same thing (stereo pairs, textures in two colours) are found
-by phase correlation of their fine detail, and one of them is left out. Half of the sources are for choosing thresholds, the other half for reporting.
+by phase correlation of their fine detail, and one of them is left out. A texture repeats itself, so it is one piece, and of textures whose names differ in what
+follows the first digit (variants of one another) one stays. Half of the sources are for choosing thresholds, the other half for reporting.
 """
 
 import argparse
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-VERSION = 1  # of what is planted; another number makes the cache anew
+VERSION = 2  # of what is planted; another number makes the cache anew
 HALVES = ("choose", "report")
 NO_KIND = "original"
 KINDS: dict[str, tuple[str, ...]] = {  # kind -> strengths, as /work/shared/data.md lists them
@@ -108,13 +110,16 @@ def photographs(cache: Path) -> Iterator[tuple[str, Image.Image]]:
     for place in places:
         yield f"{place.parent.name}/{place.name}", _opened(place)
     if root := roots.get("ufoai-textures"):
+        families: set[tuple[str, str]] = set()
         with zipfile.ZipFile(next(root.rglob("*.pk3"))) as textures:
             for name in sorted(textures.namelist()):
                 path = Path(name)
                 if path.parent.name not in TEXTURES.split() or path.suffix not in (".jpg", ".png") or path.stem.endswith(("_nm", "_sp", "_gm")):
                     continue
                 picture = Image.open(io.BytesIO(textures.read(name)))
-                if picture.mode == "RGB" and min(picture.size) >= SIZES[0]:
+                family = path.parent.name, re.sub(r"[\d].*", "", path.stem)
+                if picture.mode == "RGB" and min(picture.size) >= SIZES[0] and family not in families:
+                    families.add(family)
                     yield f"{path.parent.name}/{path.name}", picture
 
 
@@ -143,15 +148,15 @@ def _package(name: str, cache: Path) -> Path | None:
     return root
 
 
-def pieces(picture: Image.Image, rng: np.random.Generator) -> Iterator[Image.Image]:
-    """Pieces of `picture` that do not overlap, each SIZES pixels a side: one in each cell of a grid. A small picture is one piece, scaled as a whole."""
+def pieces(picture: Image.Image, rng: np.random.Generator, whole: bool = False) -> Iterator[Image.Image]:
+    """Pieces of `picture` that do not overlap, each SIZES pixels a side: one in each cell of a grid. A small picture, or one that stays `whole`, is scaled."""
     scale = LARGE / max(picture.size)
     if scale < 1:
         picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
-    across, down = (max(1, edge // 400) for edge in picture.size)
+    across, down = (1 if whole else max(1, edge // 400) for edge in picture.size)
     wide, high = picture.width // across, picture.height // down
     if across * down == 1:
-        scale = min(SIZES[1] / max(picture.size), rng.uniform(SIZES[0] / min(picture.size), 1))
+        scale = min(SIZES[1] / max(picture.size), rng.uniform(min(1.0, SIZES[0] / min(picture.size)), 1))
         picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
         if np.asarray(picture.convert("L")).std() >= MIN_CONTRAST:
             yield picture
@@ -165,8 +170,10 @@ def pieces(picture: Image.Image, rng: np.random.Generator) -> Iterator[Image.Ima
             yield piece
 
 
-def edited(picture: Image.Image, kind: str, strength: str, others: list[Image.Image], rng: np.random.Generator) -> Image.Image:
-    """The pixels of a planted copy, for kinds that change them before the file is written."""
+def edited(
+    picture: Image.Image, kind: str, strength: str, others: list[Image.Image], rng: np.random.Generator, *, sticker: bool = False
+) -> Image.Image:
+    """The pixels of a planted copy, for kinds that change them before the file is written. A text box is a `sticker` of another photograph, or text."""
     if kind == "look_chain":
         step = {"mild": (".1", ".05"), "middle": (".25", ".12"), "strong": (".5", ".25")}[strength]
         return _text_box(_colour(_mirror(picture), float(step[0]), rng), float(step[1]), others, rng, text=True)
@@ -179,7 +186,7 @@ def edited(picture: Image.Image, kind: str, strength: str, others: list[Image.Im
         "scale": lambda: _scale(picture, amount),
         "crop": lambda: _crop(picture, amount, rng),
         "border": lambda: _border(picture, amount, rng),
-        "text_box": lambda: _text_box(picture, amount, others, rng, text=bool(rng.integers(2))),
+        "text_box": lambda: _text_box(picture, amount, others, rng, text=not sticker),
         "turn": lambda: picture.rotate(amount, expand=True),
         "mirror": lambda: _mirror(picture),
         "grey": lambda: picture.convert("L").convert("RGB"),
@@ -353,7 +360,7 @@ def _jpeg(picture: Image.Image) -> bytes:
 
 def _write(folder: Path, sources: Iterator[tuple[str, Image.Image]], originals: int, each: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    found = [(name, piece) for name, picture in sources for piece in pieces(picture, rng)]
+    found = [(name, piece) for name, picture in sources for piece in pieces(picture, rng, whole=name.startswith("tex_"))]
     if len(found) > originals:
         found = [found[i] for i in sorted(rng.permutation(len(found))[:originals].tolist())]
     found, alike, line = distinct(found)
@@ -374,10 +381,13 @@ def _write(folder: Path, sources: Iterator[tuple[str, Image.Image]], originals: 
                 for _ in range(each):
                     i, turn = copied[turn % len(copied)], turn + 1
                     others = [o for k in range(5) if (o := copied[(turn + k) % len(copied)]) != i]
-                    body, suffix = written(edited(pixels[i], kind, strength, [pixels[o] for o in others], rng), files[i], kind, strength, rng)
-                    shown = [i, *others[: int(strength) - 1]] if kind == "collage" else [i]
+                    sticker = kind == "text_box" and bool(rng.integers(2))
+                    changed = edited(pixels[i], kind, strength, [pixels[o] for o in others], rng, sticker=sticker)
+                    body, suffix = written(changed, files[i], kind, strength, rng)
+                    copied_here = [i, *others[: int(strength) - 1]] if kind == "collage" else [i]
+                    shown = [*copied_here, others[0]] if sticker else copied_here  # who finds a sticker is not wrong; who does not is not either
                     file = _saved(folder, rows, half, body, suffix, kind, strength, found[i][0], shown, rng)
-                    pairs += [{"a": original[o], "b": file, "kind": kind, "strength": strength, "half": half, "is_copy": True} for o in shown]
+                    pairs += [{"a": original[o], "b": file, "kind": kind, "strength": strength, "half": half, "is_copy": True} for o in copied_here]
         pairs += [
             {"a": original[a], "b": original[b], "kind": "look_alike", "strength": miner, "half": half, "is_copy": False}
             for a, b, miner in alike

@@ -125,7 +125,7 @@ def test_the_words():
 def test_rows_in_another_order_give_the_same_verdicts():
     arguments = {"payloads": [FILES[key] for key in sorted(FILES)[:10]], "order": [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]}
     pool = picture_pool(**arguments)
-    columns = {"phash_views": pool.column("phash_views").copy(), "num_pixels": pool.column("num_pixels").copy()}
+    columns = {name: pool.column(name).copy() for name in ("phash_views", "phash_trimmed_views", "num_pixels")}
     from tests.pools import pool_of
 
     def fates(pool):
@@ -158,11 +158,12 @@ def test_vectors_propose_what_no_hash_proposes():
     files = [png(PHOTOS[0]), FILES[0, "crop"], png(PHOTOS[1]), FILES[2, "frame"], png(PHOTOS[2])]
     z = np.eye(8)[[0, 0, 1, 2, 2]] + 0.05 * np.random.default_rng(0).normal(size=(5, 8))
     pool = picture_pool(files, vectors={"z": z / np.linalg.norm(z, axis=1, keepdims=True)})
-    assert copies(pool, max_distance=0).keep.all()
-    got = copies(pool, max_distance=0, vectors=["z"], k=1, prefer=[])
+    tight = {"hashes": ["phash_views"], "max_distance": 0}
+    assert copies(pool, **tight).keep.all()
+    got = copies(pool, **tight, vectors=["z"], k=1, prefer=[])
     assert got.keep.tolist() == [True, False, True, True, False]
-    assert copies(pool, max_distance=0, vectors=["z"], k=0).keep.all()
-    assert copies(pool, max_distance=0, vectors=["z"], k=4, min_cosine=0.999).keep.all()
+    assert copies(pool, **tight, vectors=["z"], k=0).keep.all()
+    assert copies(pool, **tight, vectors=["z"], k=4, min_cosine=0.999).keep.all()
 
 
 @pytest.mark.parametrize("source", ["hash", "vectors"])
@@ -170,9 +171,10 @@ def test_of_a_crowd_of_equals_one_stays(source):
     files = [png(PHOTOS[0])] * 40 + [png(PHOTOS[2])] * 3
     order = list(range(42, -1, -1))
     pool = picture_pool(files, order=order, vectors={"z": np.eye(2)[[0] * 40 + [1] * 3]})
+    pool._table = pool._table.append_column("quality", pa.array([1] + [0] * 42))  # the last by uid is the first to be kept
     chosen = {"hash": {}, "vectors": {"hashes": [], "vectors": ["z"], "k": 3}}[source]
-    got = copies(pool, **chosen)
-    assert np.flatnonzero(got.keep).tolist() == [39, 42]
+    got = copies(pool, prefer=["quality"], **chosen)
+    assert np.flatnonzero(got.keep).tolist() == [0, 42]
     assert len(got.edges.a) < 200 if source == "vectors" else len(got.edges.a) < 250
 
 
