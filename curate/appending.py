@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from curate.building import ASIDE, Earlier, Options, memory_bytes, resolve_device, run_stages
+from curate.building import ASIDE, Earlier, Options, run_stages
 from curate.engine_local import default_workers
 from curate.generations import Generations, generations_of, same_place
+from curate.machine import memory_bytes, resolve_device
 from curate.measuring import shard_signature, sidecar_digest
 from curate.plan import cached_digests, cached_shards, check_columns, evaluation_paths, forecast, measures_of
 from curate.recipe import Recipe, read_recipe

@@ -28,7 +28,7 @@ def doctor() -> dict[str, Any]:
     for name, (module, purpose, cure) in PARTS.items():
         version = _version(name)
         packages.append({"package": name, "version": version, "for": purpose, "cure": None if version and importlib.util.find_spec(module) else cure})
-    from curate.building import machine_memory
+    from curate.machine import machine_memory
 
     return {
         "keepset": _version("keepset"), "python": platform.python_version(), "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from curate.building import memory_bytes, resolve_device
 from curate.engine_local import default_workers
 from curate.generations import as_grown, generations_of
+from curate.machine import memory_bytes, resolve_device
 from curate.measuring import file_signature
 from curate.plan import check_columns, evaluation_paths, forecast
 from curate.recipe import read_recipe

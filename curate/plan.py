@@ -1,10 +1,7 @@
 """What a build will do before it does it: columns that exist, stages done already, a forecast of time and memory."""
 
-import functools
-import hashlib
 import json
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +14,13 @@ from curate.measuring import WORKER_BYTES, index_digest, measure_digest, part_pa
 from curate.pool import Share
 from curate.recipe import Column, Expression, PoolPaths, Recipe, ResolvedStage, VectorName, parse_recipe
 from curate.stages import MEASURE, STAGES
+from curate.timing import density, timed
 from manifests.errors import Refusal
-from manifests.memory import private_bytes
 from manifests.publish import published_digest
 from manifests.schema import is_truth
 from manifests.shards.pool_yaml import PoolDescription, Shard, open_pool
 
 INDEX_COLUMNS = ("uid", "key", "label", "label_name", "caption", "source_uid")
-SAMPLE_ROWS = 64
 
 
 def measures_of(recipe: Recipe, device: bool) -> tuple[ResolvedStage, ...]:
@@ -184,7 +180,8 @@ def forecast(
     anew        no decision stands
     reuse       other runs whose parts will serve
     """
-    seconds, dims, held = _timed(recipe, pool, device)
+    seconds, measured_dims, held = timed(recipe, pool, device)
+    dims = _attached_dims(pool) | measured_dims
     lines = []
     for path, name in evaluation_names(evaluation_paths(recipe)).items():
         folders = [folder / "evaluations" / name for folder in (root, *reuse)]
@@ -301,58 +298,7 @@ def _rows(pool: PoolDescription, root: Path, known: dict[str, str]) -> tuple[int
         return counted, True
     sizes = [(shard_signature(s)[0] or [0])[0] or 0 for s in pool.shards]
     first = next((shard for shard, held in zip(pool.shards, sizes, strict=True) if held), None)
-    return (int(sum(sizes) * _density(first)) if first else 0), False
-
-
-@functools.lru_cache(maxsize=16)
-def _density(shard: Shard) -> float:
-    """Samples a byte of a shard, by its headers alone."""
-    from manifests.shards.index import group
-    from manifests.shards.read import ShardReader
-    from manifests.shards.walk import walk
-
-    with ShardReader(shard.url) as reader:
-        return len(group(walk(reader).members)[0]) / max(reader.size, 1)
-
-
-@functools.lru_cache(maxsize=1)
-def _sample(shard: Shard) -> list[bytes]:
-    """The payloads of the first samples of a shard."""
-    from manifests.shards.index import index_shard
-    from manifests.shards.read import ShardReader
-
-    table = index_shard(shard).table.slice(0, SAMPLE_ROWS)
-    with ShardReader(shard.url) as reader:
-        return [bytes(reader.payload(r["offset"], r["size"])) for r in table.to_pylist() if r["fault"] is None]
-
-
-def _timed(recipe: Recipe, pool: PoolDescription, device: str) -> tuple[dict[str, float], dict[str, int], dict[str, int]]:
-    """Seconds a sample of each measure, timed on up to 64 samples of the first shard (the first one warms up); dimensions of each vector column; bytes that
-    each measure has taken and kept."""
-    from curate.pool import Batch
-
-    sample = _sample(pool.shards[0]) if pool.shards else []
-    found: dict[str, float] = {}
-    held: dict[str, int] = {}
-    dims = _attached_dims(pool)
-    if not sample:
-        return found, dims, held
-    for stage in recipe.stages:
-        if stage.kind != MEASURE:
-            continue
-        before = private_bytes() or 0
-        columns = stage.function(Batch(sample[:1], None, device), **stage.parameters)
-        if stage.name == "measure.vectors":
-            dims[vector_name(stage)] = columns["vectors"].shape[1]
-        started = time.perf_counter()
-        stage.function(Batch(list(sample), None, device), **stage.parameters)
-        found[stage.id] = (time.perf_counter() - started) / len(sample)
-        held[stage.id] = max(0, (private_bytes() or 0) - before)
-    started = time.perf_counter()
-    for data in sample:
-        hashlib.sha256(data).digest()
-    found["measure.index"] = (time.perf_counter() - started) / len(sample) + 2e-5
-    return found, dims, held
+    return (int(sum(sizes) * density(first)) if first else 0), False
 
 
 def _decision_cost(stage: ResolvedStage, rows: int, dims: dict[str, int], memory: int) -> tuple[Callable[[], float] | None, int | None]:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from curate.building import link_run, memory_bytes, resolve_device
+from curate.building import link_run
 from curate.deciding import Setting, decide, truth_names
 from curate.frame import Frame
 from curate.generations import Generations, same_place
+from curate.machine import memory_bytes, resolve_device
 from curate.plan import check_columns, evaluation_paths
 from curate.recipe import Recipe, VectorName, read_recipe
 from curate.recording import build_digest, generation_records, inputs_of, ledger_stages, publish_run

@@ -1,5 +1,6 @@
 """The life of one sample: every stage that saw it, what was measured, who decided, and what would have saved it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,8 @@ def _stage(run: Run, stage: StageRecord, sample: dict[str, Any], out: bool) -> d
     if verdict["keep"] is None:
         return {**about, "verdict": "not seen: it was out already"}
     about["verdict"] = "kept" if verdict["keep"] else "dropped"
+    if stage.name == "dedup.copies" and (change := about["columns"].pop(column_of(stage, "copies_change"), None)):
+        about["change"] = change  # a sentence: it stands in the line itself
     about |= {
         name: verdict[name]
         for name in ("unjudged", "reason", "score", "threshold", "weight")
@@ -77,6 +80,13 @@ def _stage(run: Run, stage: StageRecord, sample: dict[str, Any], out: bool) -> d
         about["witness"] = witness_of(run, verdict["witness"], verdict["witness_pool"])
         about["pair"] = _pair(run, stage.id, sample["uid"], verdict["witness"])
     return about
+
+
+def column_of(stage: StageRecord, own: str) -> str:
+    """The column as which a stage wrote its own column `own`: with `as: NAME` it is NAME_what, so that a stage can be used twice."""
+    if stage.id == stage.name:
+        return own
+    return f"{re.sub(r'[^A-Za-z0-9_]', '_', stage.id)}_{own.removeprefix(stage.name.split('.')[-1] + '_')}"
 
 
 def _json(value: Any) -> Any:
@@ -189,6 +199,8 @@ def _step(step: dict[str, Any]) -> list[str]:
     line = f"{mark} {visible(step['stage']):<24}{visible(step['verdict'])}"
     if step.get("reason"):
         line += f": {visible(step['reason'])}"
+    if step.get("change"):
+        line += f" · {visible(step['change'], 200)}"
     if step.get("unjudged"):
         line += " (unjudged: a column that it reads is empty here)"
     if "score" in step or "threshold" in step:

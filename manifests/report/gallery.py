@@ -9,6 +9,7 @@ from manifests import images
 from manifests.audit.explain import evaluation_key
 from manifests.audit.visible import number, visible
 from manifests.errors import Refusal
+from manifests.report.copies import Change, changes, laid_alike
 from manifests.report.panel import Inquiry, Panel, in_list
 from manifests.run import Run
 
@@ -49,6 +50,14 @@ class Pictures:
         """The number of the picture of an evaluation sample."""
         return self._once(pool, uid, lambda: self.run.evaluation_payload(pool, uid))
 
+    def of_both(self, change: Change) -> list[int] | None:
+        """The numbers of the two pictures of what a copy and its witness both show; None where they cannot be shown or the budget is spent."""
+        if self.left <= 0:
+            self.refused += 2
+            return None
+        both = laid_alike(self.run, change, SIDE)
+        return None if both is None else [self.add(part) for part in both]
+
     def _once(self, pool: str | None, uid: str, read: Any) -> int | None:
         if (pool, uid) not in self._index:
             self._index[pool, uid] = self._made(uid, read)
@@ -69,6 +78,10 @@ class Pictures:
         except (OSError, KeyError, TypeError, Refusal):
             self.why[uid] = "the pool cannot be read"
             return None
+        return self.add(small)
+
+    def add(self, small: np.ndarray) -> int:
+        """Take a small picture in; returns its number."""
         url = "data:image/webp;base64," + base64.b64encode(images.encode_webp(small, 60 if max(small.shape[:2]) > 64 else 85)).decode()
         self.left -= len(url)
         self.urls.append(url)
@@ -90,8 +103,10 @@ def gallery(inquiry: Inquiry, pictures: Pictures) -> Panel:
     counts = inquiry.look_up(COUNTS)
     if len(counts) > 5000:  # too many to carry: the filters of class and source count cards only
         counts = [{**row, "class": None, "source": None} for row in reasons]
-    cards = [card(inquiry, pictures, row) for row in _sample(inquiry, len(reasons))]
+    rows = _sample(inquiry, len(reasons))
+    cards = [card(inquiry, pictures, row) for row in rows]
     _lives(inquiry, cards)
+    _copies(inquiry, pictures, rows, cards)
     total = sum(row["n"] for row in reasons)
     dropped = sum(row["n"] for row in reasons if row["status"] == "dropped")
     notes = []
@@ -198,6 +213,17 @@ def _lives(inquiry: Inquiry, cards: list[dict[str, Any]]) -> None:
         for row in inquiry.look_up(sql):
             score = f"{number(row['score'])} (limit {number(row['threshold'])})" if row["score"] is not None and row["threshold"] is not None else ""
             by_uid[row["uid"]]["life"].append([visible(stage.id, 60), "kept" if row["keep"] else f"dropped: {visible(row['reason'], 60)}", score])
+
+
+def _copies(inquiry: Inquiry, pictures: Pictures, rows: list[dict[str, Any]], cards: list[dict[str, Any]]) -> None:
+    """Put on the card of each row that was dropped as a copy what was done to it, and the part that it and its witness both show."""
+    for stage in inquiry.decisions:
+        if stage.name == "dedup.copies":
+            for at, change in changes(inquiry, stage, rows).items():
+                cards[at]["ch"] = visible(change.sentence, 200)
+                both = pictures.of_both(change)
+                if both is not None:
+                    cards[at]["al"] = both
 
 
 def _finite(value: float | None) -> float | None:

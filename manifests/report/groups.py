@@ -1,10 +1,10 @@
-"""Panels made of pictures: the largest groups of copies, leaks into the tests, and pictures that deserve a look."""
+"""Panels made of pictures: the largest groups of copies, and pictures that deserve a look."""
 
 from typing import Any
 
-from manifests.audit.visible import number, share, visible
-from manifests.report.gallery import Pictures, card, witness_card
-from manifests.report.panel import Inquiry, Panel, evaluation_sizes, in_list
+from manifests.audit.visible import number, visible
+from manifests.report.gallery import Pictures, witness_card
+from manifests.report.panel import Inquiry, Panel, in_list
 
 GROUPS = """SELECT witness, count(*) + 1 AS size
 FROM ledger WHERE status = 'dropped' AND witness IS NOT NULL AND witness_pool IS NULL
@@ -16,14 +16,6 @@ WHERE status = 'dropped' AND witness IS NOT NULL AND witness_pool IS NULL GROUP 
 MEMBERS = """SELECT uid, key, status, drop_stage, drop_reason, score, threshold, witness, witness_pool, label_name, caption, shard, "offset", "size"
 FROM ledger WHERE status = 'dropped' AND witness_pool IS NULL AND witness IN {witnesses}
 QUALIFY row_number() OVER (PARTITION BY witness ORDER BY uid) <= 7 ORDER BY witness, uid"""
-
-LEAKS = """SELECT witness_pool AS pool, drop_stage AS stage, drop_reason AS reason, count(*) AS samples, count(DISTINCT witness) AS tests_hit
-FROM ledger WHERE witness_pool IS NOT NULL
-GROUP BY ALL ORDER BY samples DESC, pool, stage, reason"""
-
-HITS = """SELECT uid, key, status, drop_stage, drop_reason, score, threshold, witness, witness_pool, label_name, caption, shard, "offset", "size"
-FROM ledger WHERE witness_pool IS NOT NULL
-QUALIFY row_number() OVER (PARTITION BY witness_pool, drop_reason ORDER BY uid) <= 4 ORDER BY witness_pool, drop_reason, uid LIMIT 24"""
 
 # name, column, condition over `samples`, where {x} is a factor of the pool's median, of white, or of one; order (worst first), what it means
 RULES = [
@@ -82,43 +74,6 @@ def _thumb(inquiry: Inquiry, pictures: Pictures, row: dict[str, Any]) -> dict[st
         "c": visible(row["label_name"], 60),
         "t": pictures.of(row),
     }
-
-
-def leaks(inquiry: Inquiry, pictures: Pictures) -> Panel | None:
-    """Samples that show a test picture, by evaluation pool, with pairs."""
-    sizes = evaluation_sizes(inquiry.run)
-    rows = inquiry.ask("leaks", LEAKS)
-    held = (
-        {row["pool"]: row["n"] for row in inquiry.ask("evaluation_pools", "SELECT pool, count(*) AS n FROM evaluations GROUP BY ALL ORDER BY pool")}
-        if inquiry.has("evaluations")
-        else sizes
-    )
-    if not rows and not sizes:
-        inquiry.take()
-        return None
-    table = []
-    for row in rows:
-        hit = share(row["tests_hit"], held.get(row["pool"], 0))
-        table.append(
-            [
-                visible(row["pool"], 60),
-                visible(row["stage"], 60),
-                {"text": visible(row["reason"], 60), "mark": "evaluation"},
-                number(row["samples"]),
-                number(row["tests_hit"]),
-                hit,
-            ]
-        )
-    table += [[visible(name, 60), "–", "none found", "0", "0", share(0, n)] for name, n in held.items() if name not in {row["pool"] for row in rows}]
-    pairs = [card(inquiry, pictures, row) for row in inquiry.look_up(HITS)]
-    head = ["evaluation pool", "stage", "match", "samples dropped", "test pictures hit", "share of the tests"]
-    blocks: list[dict[str, Any]] = [{"kind": "table", "name": "Leaks by evaluation pool", "head": head, "numbers": [3, 4, 5], "rows": table}]
-    if pairs:
-        rows_of = [{"title": "", "cards": [{**c, "role": "dropped"}, {**c["w"], "role": "evaluation"}], "more": ""} for c in pairs if "w" in c]
-        blocks.append({"kind": "pictures", "rows": rows_of, "paired": True})
-    count = sum(row["samples"] for row in rows)
-    answer = f"{count:,} samples showed a test picture and were dropped." if count else "No test picture was found in the pool."
-    return Panel("leaks", "Leaks", "Were the tests in the pool?", answer, blocks, inquiry.take())
 
 
 def suggestions(inquiry: Inquiry, pictures: Pictures) -> Panel | None:

@@ -11,7 +11,7 @@ from manifests.audit.query import connect
 from manifests.audit.show import law_of
 from manifests.audit.visible import number, visible
 from manifests.publish import publish_bytes
-from manifests.report import change, charts, gallery, groups, overview, proof, threshold, truth
+from manifests.report import change, charts, gallery, groups, leaks, overview, proof, threshold, truth
 from manifests.report.panel import Inquiry, Panel
 from manifests.run import open_run
 
@@ -50,7 +50,7 @@ def report(run: Path | str, *, out: Path | str | None = None) -> Path:
 def panels(inquiry: Inquiry, pictures: gallery.Pictures) -> list[Panel]:
     """Every panel that has something to say, in the order of the page. Those with few pictures are made first, so that the gallery gets what is left."""
     made: dict[str, Panel | None] = {}
-    with_pictures: list[Callable[[Inquiry, gallery.Pictures], Panel | None]] = [groups.groups, groups.leaks, groups.suggestions, gallery.gallery]
+    with_pictures: list[Callable[[Inquiry, gallery.Pictures], Panel | None]] = [groups.groups, leaks.leaks, groups.suggestions, gallery.gallery]
     for function in with_pictures:
         made[function.__name__] = function(inquiry, pictures)
     plain: list[Callable[[Inquiry], Panel | None]] = [

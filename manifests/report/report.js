@@ -53,6 +53,18 @@
     return `${score} ${sign} limit ${Number(card.th.toPrecision(4))}${by}`;
   }
 
+  function alike(card) {
+    const figure = make("figure", "alike"), both = make("div", "both");
+    for (const [i, key] of [card.k, card.w.k].entries()) {
+      const image = make("img");
+      image.alt = `${i ? "the same part of its witness" : "the part that both show, of the dropped one"}, key ${key}`;
+      fill(image, card.al[i]);
+      both.append(image);
+    }
+    figure.append(both, make("figcaption", "", "the part that both show, laid alike"));
+    return figure;
+  }
+
   function draw(card) {
     const article = make("article", "card");
     article.tabIndex = 0;
@@ -71,6 +83,8 @@
     if (more) why.append(` · ${more}`);
     article.append(why);
     if (against(card)) article.append(make("p", "score", against(card)));
+    if (card.ch) article.append(make("p", "change", card.ch));
+    if (card.al) article.append(alike(card));
     if (card.cap) article.append(make("p", "cap", card.cap));
     const life = make("details");
     life.append(make("summary", "", "its life"));

@@ -11,8 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 import curate
+from curate import deciding
 from curate.appending import append_plan
 from curate.cli import main
+from curate.stages import DECISION, STAGES
 from manifests.audit.diff import diff
 from manifests.audit.explain import explain
 from manifests.audit.query import query
@@ -249,8 +251,28 @@ GROWS = {  # as manifests/FORMAT.md lists it
     "dedup.perceptual: {prefer: [quality_vote]}": OTHER,
     "dedup.perceptual: {prefer: [older]}": KEEPER,
     "dedup.all_pairs: {vectors: pixels, min_cosine: 0.99, prefer: [older]}": KEEPER,
+    "dedup.copies: {prefer: [quality_vote]}": OTHER,
+    "dedup.copies: {prefer: [older]}": KEEPER,
+    "dedup.copies: {prefer: [older], vectors: [pixels], k: 2}": OTHER,
+    "dedup.semantic: {vectors: pixels, min_cosine: 0.6, floor_cosine: 0.6, prefer: [quality_vote]}": OTHER,
+    "dedup.semantic: {vectors: pixels, min_cosine: 0.6, floor_cosine: 0.6, keeper: uid, prefer: [older]}": KEEPER,
+    "dedup.semantic: {vectors: pixels, min_cosine: 0.6, floor_cosine: 0.6, keeper: uid, prefer: [older], clusters: 4, recall: 1.0}": KEEPER,
+    "dedup.semantic: {vectors: pixels, min_cosine: 0.5, floor_cosine: 0.5, prefer: [older], clusters: 4}": OTHER,
+    "dedup.semantic: {vectors: pixels, keep: 0.6, floor_cosine: 0.2, prefer: [older]}": OTHER,
+    "dedup.semdedup: {vectors: pixels, min_cosine: 0.9, floor_cosine: 0.9, clusters: 4}": OTHER,
+    "dedup.mutual: {vectors: pixels, min_cosine: 0.6, margin: 0.0, floor_cosine: 0.5, prefer: [older]}": OTHER,
     "labels.neighbours: {vectors: pixels, k: 5, min_share: 0.4}": OTHER,
     "reduce.redundancy: {vectors: pixels, keep: 0.5}": OTHER,
+    "reduce.series: {group: label_name, order: older, codes: phash}": OTHER,  # walks the later rows first
+    "reduce.series: {group: label_name, order: key, codes: phash}": KEEPER,
+    "reduce.information: {group: label_name, order: older}": OTHER,
+    "reduce.information: {group: label_name, order: key}": KEEPER,
+    "reduce.density: {vectors: pixels, keep: 0.5, clusters: 5}": OTHER,
+    "reduce.density: {vectors: pixels, keep: 0.5, clusters: 3, within: label_name}": OTHER,
+    "reduce.prototypes: {vectors: pixels, keep: 0.5, clusters: 5}": OTHER,
+    "reduce.prototypes: {vectors: pixels, keep: 0.5, clusters: 5, end: easy, by: group}": OTHER,
+    "reduce.hierarchical: {vectors: pixels, keep: 0.5, clusters: [8, 3], nearest: [3, 2], resampling: 2}": OTHER,
+    "reduce.hierarchical: {vectors: pixels, keep: 0.5, clusters: [8], nearest: [3], leaf: closest, protect: contrast > 60}": OTHER,
     "select.random: {keep: 0.5}": OTHER,
     "select.stratified: {keep: 0.5}": OTHER,
     "select.kcenter: {vectors: pixels, keep: 0.5}": OTHER,
@@ -276,16 +298,45 @@ def graded(home, tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def asked(monkeypatch):
+    """(pool, verdicts) of every call of a decision's method, as they come: `decide` keeps the settled rows in any case, and would hide a method that drops one."""
+    pools, found = [], []
+
+    class Watched(deciding.Pool):
+        def __init__(self, *given, **named):
+            super().__init__(*given, **named)
+            pools.append(self)
+
+    def merge(total, part, where, stage):
+        found.append((next(pool for pool in reversed(pools) if not pool.name), part))
+        merged(total, part, where, stage)
+
+    merged = deciding._merge
+    monkeypatch.setattr(deciding, "Pool", Watched)
+    monkeypatch.setattr(deciding, "_merge", merge)
+    return found
+
+
+def test_every_decision_has_a_row():
+    assert {line.split(":")[0] for line in GROWS} == {name for name, stage in STAGES.items() if stage.kind == DECISION}
+
+
 @pytest.mark.parametrize("line", GROWS)
-def test_appending_equals_one_build_or_differs_as_documented(home, graded, tmp_path, line):
+def test_appending_equals_one_build_or_differs_as_documented(home, graded, tmp_path, asked, line):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"{MEASURES}  - {line.replace('EVAL', str(home / 'eval'))}\nshards: false\n")
     first = build(graded, graded / "old", tmp_path / "two", recipe, reuse=[graded / "measured-two"])
     kept_before = {r["uid"] for r in first.ledger().to_pylist() if r["status"] == "kept"}
+    asked.clear()
     two = append(tmp_path / "two", graded / "new")
+    assert asked
+    assert all(part.keep[pool.fixed].all() and not (pool.settled & ~pool.fixed).any() for pool, part in asked)
+    assert any(pool.settled.any() for pool, _ in asked) != line.startswith("leakage")
     one = build(graded, graded / "both", tmp_path / "one", recipe, reuse=[graded / "measured-one"])
     kept = {r["uid"] for r in two.ledger().to_pylist() if r["status"] == "kept"}
     assert kept_before <= kept
+    assert verify(tmp_path / "two")["findings"] == []
     assert (fates(two) == fates(one)) == (GROWS[line] != OTHER)
     if "keep: 0.5" in line:
         assert len(kept) == one.info["counts"]["kept"]
@@ -316,6 +367,25 @@ def test_a_count_is_of_the_whole_and_nothing_may_be_left_of_it(graded, tmp_path)
     (tmp_path / "wide.yaml").write_text("format: 1\nstages:\n  - select.random: {keep: 30}\nshards: false\n")
     build(graded, graded / "old", tmp_path / "wide", tmp_path / "wide.yaml")
     assert [g["counts"]["kept"] for g in append(tmp_path / "wide", graded / "new").generations] == [22, 8]
+
+
+COUNTED = {
+    "reduce.redundancy": "",
+    "reduce.density": ", clusters: 3",
+    "reduce.prototypes": ", clusters: 3",
+    "reduce.hierarchical": ", clusters: [4, 2], nearest: [3, 2], resampling: 1",
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_a_count_that_old_rows_use_up_leaves_nothing_to_a_reducing_stage(graded, tmp_path, name):
+    recipe = tmp_path / "recipe.yaml"
+    line = f"{name}: {{vectors: pixels, keep: 6{COUNTED[name]}"
+    recipe.write_text(f"{MEASURES}  - {line}}}\n  - {line}, within: group, as: groups}}\nshards: false\n")
+    build(graded, graded / "old", tmp_path / "run", recipe, reuse=[graded / "measured-two"])
+    run = append(tmp_path / "run", graded / "new")
+    assert [g["counts"]["kept"] for g in run.generations] == [6, 0]
+    assert verify(tmp_path / "run")["findings"] == []
 
 
 def test_redecide_with_a_new_pool_is_one_build(home, tmp_path):

@@ -4,16 +4,41 @@ import random
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from curate.recipe import read_recipe
+from curate.recipe import parse_recipe, read_recipe
+from curate.stages import DECISION, STAGES
 from tests.curate.test_building import RECIPE, digests
 from tests.small_pool import write_evaluation_pool, write_pool
 
 MOMENTS = ("before", "half", "written", "renamed")
 SCRIPT = Path(__file__).with_name("killed_build.py")
+FURTHER = """format: 1
+seed: 3
+stages:
+  - measure.perceptual_hash:
+  - measure.difference_hash:
+  - measure.vectors: {encoder: "pixels:8", as: pixels}
+  - keep.list: {ids: ["000030"], by: key, listed: drop}
+  - dedup.copies: {vectors: [pixels], k: 2, min_cosine: 0.9, prefer: []}
+  - dedup.all_pairs: {vectors: pixels, min_cosine: 0.98, floor_cosine: 0.9}
+  - dedup.semantic: {vectors: pixels, min_cosine: 0.95, clusters: 3}
+  - dedup.semdedup: {vectors: pixels, min_cosine: 0.9, floor_cosine: 0.8, clusters: 3}
+  - dedup.mutual: {vectors: pixels}
+  - reduce.series: {group: label_name, order: quality_vote, max_distance: 22, floor_distance: 24}
+  - reduce.information: {group: label_name, min_nmi: 0.3, floor_nmi: 0.2}
+  - reduce.redundancy: {vectors: pixels, keep: 0.95}
+  - reduce.density: {vectors: pixels, keep: 0.95, clusters: 4}
+  - reduce.prototypes: {vectors: pixels, keep: 0.95, clusters: 4}
+  - reduce.hierarchical: {vectors: pixels, keep: 0.95, clusters: [6, 2], nearest: [3, 2], resampling: 2}
+  - select.random: {keep: 0.95}
+  - select.facility_location: {vectors: pixels, keep: 0.9}
+shards: false
+"""  # the decisions that RECIPE has not
+RECIPES = {"whole": RECIPE, "further": FURTHER}
 
 
 def run(home: Path, out: Path, log: Path, kill_at: str = "") -> int:
@@ -27,44 +52,96 @@ def run(home: Path, out: Path, log: Path, kill_at: str = "") -> int:
     ).returncode
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
+@pytest.fixture(scope="module", params=RECIPES)
+def home(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("kill")
     write_pool(folder / "pool")
     write_evaluation_pool(folder / "eval")
-    (folder / "recipe.yaml").write_text(RECIPE.replace("EVAL", str(folder / "eval")))
+    (folder / "recipe.yaml").write_text(RECIPES[request.param].replace("EVAL", str(folder / "eval")))
     assert run(folder, folder / "whole", folder / "moments.txt") == 0
     return folder
 
 
-def targets(home: Path) -> list[str]:
-    """For every kind of file that the undisturbed run published, three different moments; in the order of the run."""
-    kinds: dict[str, None] = {}
-    for line in (home / "moments.txt").read_text().splitlines():
-        path = line.split(" ", 1)[1]
-        parts = path.split("/")
-        depth = 2 if parts[0] in ("parts", "edges", "vectors", "scratch", "evaluations") else 1
-        kinds[parts[0] + "/" if parts[0] == "scratch" else "/".join(parts[:depth])] = None
+def published(home: Path) -> list[str]:
+    """Every moment of the undisturbed run ("half parts/…"), each once, in their order."""
+    return list(dict.fromkeys((home / "moments.txt").read_text().splitlines()))
+
+
+def owners(home: Path) -> dict[str, str]:
+    """Each kind of file that the undisturbed run published -> the stage that it belongs to, else itself; in the order of the run.
+
+    The states of a scan lie under the digest of their decision, and come before its edges and parts.
+    """
+    found: dict[str, str] = {}
+    waiting = []
+    for line in published(home):
+        parts = line.split(" ", 1)[1].split("/")
+        kind = "/".join(parts[: 2 if parts[0] in ("parts", "edges", "vectors", "scratch", "evaluations") else 1])
+        if kind in found:
+            continue
+        found[kind] = parts[1] if parts[0] in ("parts", "edges") else kind
+        if parts[0] == "scratch":
+            waiting.append(kind)
+        elif parts[0] in ("parts", "edges"):
+            found.update(dict.fromkeys(waiting, parts[1]))
+            waiting = []
+    return found
+
+
+def decisions(home: Path) -> set[str]:
+    return {stage.id for stage in read_recipe(home / "recipe.yaml").stages if stage.kind == DECISION}
+
+
+def targets(home: Path) -> dict[str, str]:
+    """For every kind of file three different moments -> whose they are; in the order of the run. Of the second recipe those of its decisions alone."""
     draw = random.Random(5)
-    return [f"{moment} {kind}" for kind in kinds for moment in sorted(draw.sample(MOMENTS, 3), key=MOMENTS.index)]
+    kinds = {kind: owner for kind, owner in owners(home).items() if "shards" in owners(home) or owner in decisions(home)}
+    return {f"{moment} {kind}": owner for kind, owner in kinds.items() for moment in sorted(draw.sample(MOMENTS, 3), key=MOMENTS.index)}
+
+
+def killed_at(home: Path, out: Path, chosen: dict[str, str]) -> Counter:
+    """How often the build into `out` died for each owner, when it was killed at each of `chosen` in turn, each time a little further on."""
+    killed: Counter = Counter()
+    for target, owner in chosen.items():
+        code = run(home, out, home / "again.txt", target)
+        assert code in (0, -signal.SIGKILL), target
+        killed[owner] += code != 0
+    assert run(home, out, home / "again.txt") == 0
+    assert digests(out) == digests(home / "whole")
+    assert not list(out.rglob("*.tmp"))
+    return killed
+
+
+def test_every_decision_is_in_a_recipe_that_is_killed():
+    named = {stage.name for text in RECIPES.values() for stage in parse_recipe(text, "recipe").stages}
+    assert named >= {name for name, stage in STAGES.items() if stage.kind == DECISION}
 
 
 def test_every_stage_is_among_the_targets(home):
     hit = {t.split("parts/")[1] for t in targets(home) if "parts/" in t}
-    assert hit >= {s.id for s in read_recipe(home / "recipe.yaml").stages}
+    stages = {s.id for s in read_recipe(home / "recipe.yaml").stages}
+    assert hit >= (stages if "shards" in owners(home) else decisions(home))
+    assert set(owners(home).values()) >= stages
+    scans = [kind for kind in owners(home) if kind.startswith("scratch/")]
+    assert scans
+    assert {owners(home)[kind] for kind in scans} <= decisions(home)
+    assert all(f"{kind}" in " ".join(targets(home)) for kind in scans)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_run_killed_at_every_kind_of_moment_ends_with_the_same_bytes(home):
-    """One folder, killed again and again, each time a little further on: every stage at least three times."""
-    killed = 0
-    for target in targets(home):
-        code = run(home, home / "broken", home / "again.txt", target)
-        assert code in (0, -signal.SIGKILL), target
-        killed += code != 0
-        if code == 0:  # what this target would hit stands already: take it away, so that it is hit
-            run(home, home / "broken", home / "again.txt")
-    assert killed >= 0.8 * len(targets(home))
-    assert run(home, home / "broken", home / "again.txt") == 0
-    assert digests(home / "broken") == digests(home / "whole")
-    assert not list((home / "broken").rglob("*.tmp"))
+    """One folder, killed again and again: every decision at least three times, in its scans, its edges and its parts."""
+    chosen = targets(home)
+    killed = killed_at(home, home / "broken", chosen)
+    assert killed.total() >= 0.8 * len(chosen)
+    assert all(killed[stage] >= 3 for stage in decisions(home))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_run_killed_at_every_moment_ends_with_the_same_bytes(home):
+    """Every file of every decision, at each of its four moments."""
+    chosen = {line: owners(home)[kind] for line in published(home) for kind in owners(home) if line.split(" ", 1)[1].startswith(kind + "/")}
+    chosen = {line: owner for line, owner in chosen.items() if owner in decisions(home)}
+    killed = killed_at(home, home / "torn", chosen)
+    assert killed.total() >= 0.95 * len(chosen)

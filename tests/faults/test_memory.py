@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import curate
-from curate.building import memory_bytes
+from curate.machine import memory_bytes
 from manifests.errors import Refusal
 from manifests.memory import family_bytes, private_bytes, started_by
 from manifests.vectors import forecast

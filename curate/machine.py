@@ -1,0 +1,45 @@
+"""What this machine has for a build: its device, its memory, and how much of that a build may use."""
+
+import os
+import re
+from pathlib import Path
+
+from manifests.errors import Refusal
+
+
+def resolve_device(device: str) -> str:
+    """`auto` -> cuda, mps or cpu. Raises `Refusal` [bad-value] for a device that is not there."""
+    if device == "cpu":
+        return "cpu"
+    import torch
+
+    have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, there in have.items() if there)
+    if not have.get(device):
+        raise Refusal("bad-value", "--device", f"{device} is not available here", "auto, cpu, cuda or mps", "`curate doctor` says what is there")
+    return device
+
+
+def memory_bytes(given: str | int | None) -> int:
+    """`4GiB`, `500MB` or bytes; None = half of the machine or cgroup. Raises `Refusal` [bad-value]."""
+    if isinstance(given, int):
+        return given
+    if given is None:
+        return machine_memory() // 2
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGT])(i?)B?|B)?\s*", given, re.I)
+    if not match:
+        raise Refusal("bad-value", "--memory", f"{given!r}", "bytes, or a number with KiB, MiB, GiB or TiB")
+    power = " KMGT".index((match[2] or " ").upper())
+    return int(float(match[1]) * (1024 if match[3] or not match[2] else 1000) ** power)
+
+
+def machine_memory() -> int:
+    """Bytes of this machine, or of its cgroup where that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists():
+        text = limit.read_text().strip()
+        if text.isdigit():
+            total = min(total, int(text))
+    return total
