@@ -5,7 +5,7 @@ SEED=${SEED:-$(date +%s)}
 export HF_HUB_OFFLINE=1
 
 # Act 1. Look: real satellite tiles, naturally redundant, nothing planted.
-python examples/blue_marble.py --to demo/marble                                   # cut NASA's Blue Marble into tiles, a folder a climate
+python examples/blue_marble.py --to demo/marble --tile 36                         # cut NASA's Blue Marble into tiles, a folder a climate
 curate audit demo/marble --out demo/audit                                         # duplicates, quality findings, groups, one HTML report
 
 # Act 2. Prove: a messy pool, messed up openly (what was planted stands in truth_* columns that no stage can read).

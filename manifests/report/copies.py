@@ -52,7 +52,7 @@ def changes(inquiry: Inquiry, stage: StageRecord, rows: list[dict[str, Any]]) ->
     own = _own_boxes(inquiry, stage, {(row["uid"], row["witness"]) for _, row in dropped})
     return {
         at: Change(
-            found["change"], row, witnesses.get(row["witness"]), found["turn"], own.get((row["uid"], row["witness"])), (0.0, 0.0, 1.0, 1.0)
+            found["change"], row, witnesses.get(row["witness"]), found["turn"], own.get((row["uid"], row["witness"])), _box(found[e] for e in BOX)
         )
         for at, row in dropped
         if (found := seen.get(row["uid"])) is not None and found["change"]

@@ -16,11 +16,13 @@ HELD = "SELECT pool, count(*) AS n FROM evaluations GROUP BY ALL ORDER BY pool"
 HIT = """SELECT witness_pool AS pool, count(*) AS samples, count(DISTINCT witness) AS tests_hit
 FROM ledger WHERE witness_pool IS NOT NULL GROUP BY ALL ORDER BY pool"""
 
-WAYS = """SELECT witness_pool AS pool, drop_stage AS stage, drop_reason AS reason, count(*) AS samples, count(DISTINCT witness) AS tests_hit
-FROM ledger WHERE witness_pool IS NOT NULL GROUP BY ALL ORDER BY pool, samples DESC, stage, reason"""
+SUREST = "coalesce(list_position(['exact_leak', 'near_leak', 'copied_leak', 'vector_leak'], drop_reason::VARCHAR), 9)"
 
-# the surest way first; within a way the closest first, whichever side of the limit is close
-CLOSENESS = """coalesce(list_position(['exact_leak', 'near_leak', 'copied_leak', 'vector_leak'], drop_reason::VARCHAR), 9),
+WAYS = f"""SELECT witness_pool AS pool, drop_stage AS stage, drop_reason AS reason, count(*) AS samples, count(DISTINCT witness) AS tests_hit
+FROM ledger WHERE witness_pool IS NOT NULL GROUP BY ALL ORDER BY pool, stage, min({SUREST}), reason"""
+
+# within a way the closest first, whichever side of the limit is close
+CLOSENESS = f"""{SUREST},
     CASE WHEN score <= threshold THEN score ELSE -score END, uid"""
 
 KEY = "coalesce((SELECT min(e.key) FROM evaluations e WHERE e.pool = witness_pool AND e.uid = witness), witness)"
@@ -115,7 +117,9 @@ def _by_way(ways: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for r in ways
     ]
     head = ["evaluation pool", "stage", "reason", "samples dropped", "test pictures hit"]
-    return [{"kind": "table", "name": "How they were found", "head": head, "numbers": [3, 4], "rows": rows}] if rows else []
+    note = "A sample counts for one test picture, the closest by the surest way; another that it shows too is not counted for it."
+    table = {"kind": "table", "name": "How they were found", "head": head, "numbers": [3, 4], "rows": rows}
+    return [table, {"kind": "text", "class": "note", "text": note}] if rows else []
 
 
 def _pairs(inquiry: Inquiry, pictures: Pictures) -> list[dict[str, Any]]:
@@ -125,7 +129,7 @@ def _pairs(inquiry: Inquiry, pictures: Pictures) -> list[dict[str, Any]]:
     for _, row in found:
         shown = card(inquiry, pictures, row)
         if "w" in shown:
-            title = f"{visible(row['drop_reason'], 40)}{_score(row)}"
+            title = f"{visible(row['drop_reason'], 40)}, score {number(row['score'])}"
             cards = [{**shown, "role": "dropped"}, {**shown["w"], "role": f"in {shown['w'].get('pool', 'a test')}"}]
             rows.append({"title": title, "cards": cards, "more": ""})
     heading = {
@@ -134,11 +138,6 @@ def _pairs(inquiry: Inquiry, pictures: Pictures) -> list[dict[str, Any]]:
         "text": "The closest pairs of every pool and reason: the sample that was dropped, and the test picture that it shows.",
     }
     return [heading, {"kind": "pictures", "rows": rows, "paired": True}] if rows else []
-
-
-def _score(row: dict[str, Any]) -> str:
-    limit = "" if row["threshold"] is None else f" (limit {number(row['threshold'])})"
-    return "" if row["score"] is None else f", score {number(row['score'])}{limit}"
 
 
 def _by_test(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
@@ -157,5 +156,5 @@ def _by_test(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
         for r in rows
     ]
     name = "Every test picture that is hit" if len(rows) == count else f"The {len(rows):,} test pictures that are hit closest, of {count:,}"
-    head = ["test picture", "evaluation pool", "samples that show it", "the closest of them", "reason", "score", "limit"]
+    head = ["test picture", "evaluation pool", "samples dropped for it", "the closest of them", "reason", "score", "limit"]
     return [{"kind": "table", "name": name, "head": head, "numbers": [2, 5, 6], "rows": table, "folded": True}]

@@ -4,8 +4,8 @@
 
 The photographs come from scikit-image and scikit-learn, and from Debian packages where `apt-get download` reaches them; those it does not reach are named
 and left out. Large photographs are cut into pieces that do not overlap; photographs that show the same thing (stereo pairs, textures in two colours) are found
-by phase correlation of their fine detail, and one of them is left out. A texture repeats itself, so it is one piece, and of textures whose names differ in what
-follows the first digit (variants of one another) one stays. Half of the sources are for choosing thresholds, the other half for reporting.
+by phase correlation of their fine detail, and one of them is left out. A texture repeats itself, so it is one piece, and of textures whose names begin with the same word
+(variants of one another) one stays. Half of the sources are for choosing thresholds, the other half for reporting.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-VERSION = 2  # of what is planted; another number makes the cache anew
+VERSION = 3  # of what is planted; another number makes the cache anew
 HALVES = ("choose", "report")
 NO_KIND = "original"
 KINDS: dict[str, tuple[str, ...]] = {  # kind -> strengths, as /work/shared/data.md lists them
@@ -117,7 +117,7 @@ def photographs(cache: Path) -> Iterator[tuple[str, Image.Image]]:
                 if path.parent.name not in TEXTURES.split() or path.suffix not in (".jpg", ".png") or path.stem.endswith(("_nm", "_sp", "_gm")):
                     continue
                 picture = Image.open(io.BytesIO(textures.read(name)))
-                family = path.parent.name, re.sub(r"[\d].*", "", path.stem)
+                family = path.parent.name, re.sub(r"[\d_].*", "", path.stem)
                 if picture.mode == "RGB" and min(picture.size) >= SIZES[0] and family not in families:
                     families.add(family)
                     yield f"{path.parent.name}/{path.name}", picture

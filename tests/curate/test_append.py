@@ -257,9 +257,10 @@ GROWS = {  # as manifests/FORMAT.md lists it
     "dedup.semantic: {vectors: pixels, min_cosine: 0.6, floor_cosine: 0.6, prefer: [quality_vote]}": OTHER,
     "dedup.semantic: {vectors: pixels, min_cosine: 0.6, floor_cosine: 0.6, keeper: uid, prefer: [older]}": KEEPER,
     "dedup.semantic: {vectors: pixels, min_cosine: 0.6, floor_cosine: 0.6, keeper: uid, prefer: [older], clusters: 4, recall: 1.0}": KEEPER,
+    "dedup.semantic: {vectors: pixels, min_cosine: 0.6, floor_cosine: 0.6, keeper: random, prefer: [older]}": KEEPER,
     "dedup.semantic: {vectors: pixels, min_cosine: 0.5, floor_cosine: 0.5, prefer: [older], clusters: 4}": OTHER,
     "dedup.semantic: {vectors: pixels, keep: 0.6, floor_cosine: 0.2, prefer: [older]}": OTHER,
-    "dedup.semdedup: {vectors: pixels, min_cosine: 0.9, floor_cosine: 0.9, clusters: 4}": OTHER,
+    "dedup.semdedup: {vectors: pixels, min_cosine: 0.5, floor_cosine: 0.5, clusters: 4}": OTHER,
     "dedup.mutual: {vectors: pixels, min_cosine: 0.6, margin: 0.0, floor_cosine: 0.5, prefer: [older]}": OTHER,
     "labels.neighbours: {vectors: pixels, k: 5, min_share: 0.4}": OTHER,
     "reduce.redundancy: {vectors: pixels, keep: 0.5}": OTHER,
@@ -272,7 +273,7 @@ GROWS = {  # as manifests/FORMAT.md lists it
     "reduce.prototypes: {vectors: pixels, keep: 0.5, clusters: 5}": OTHER,
     "reduce.prototypes: {vectors: pixels, keep: 0.5, clusters: 5, end: easy, by: group}": OTHER,
     "reduce.hierarchical: {vectors: pixels, keep: 0.5, clusters: [8, 3], nearest: [3, 2], resampling: 2}": OTHER,
-    "reduce.hierarchical: {vectors: pixels, keep: 0.5, clusters: [8], nearest: [3], leaf: closest, protect: contrast > 60}": OTHER,
+    "reduce.hierarchical: {vectors: pixels, keep: 0.5, clusters: [4], nearest: [3], leaf: closest, protect: contrast > 60}": OTHER,
     "select.random: {keep: 0.5}": OTHER,
     "select.stratified: {keep: 0.5}": OTHER,
     "select.kcenter: {vectors: pixels, keep: 0.5}": OTHER,
@@ -300,7 +301,7 @@ def graded(home, tmp_path_factory):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """(pool, verdicts) of every call of a decision's method, as they come: `decide` keeps the settled rows in any case, and would hide a method that drops one."""
+    """(pool, verdicts) of every call of a method: `decide` keeps the settled rows in any case, and so would hide a method that drops one."""
     pools, found = [], []
 
     class Watched(deciding.Pool):

@@ -67,6 +67,12 @@ def published(home: Path) -> list[str]:
     return list(dict.fromkeys((home / "moments.txt").read_text().splitlines()))
 
 
+def kind_of(line: str) -> str:
+    """`half parts/dedup.exact/crops/00000.parquet` -> `parts/dedup.exact`: a kind of file."""
+    parts = line.split(" ", 1)[1].split("/")
+    return "/".join(parts[: 2 if parts[0] in ("parts", "edges", "vectors", "scratch", "evaluations") else 1])
+
+
 def owners(home: Path) -> dict[str, str]:
     """Each kind of file that the undisturbed run published -> the stage that it belongs to, else itself; in the order of the run.
 
@@ -74,16 +80,13 @@ def owners(home: Path) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     waiting = []
-    for line in published(home):
-        parts = line.split(" ", 1)[1].split("/")
-        kind = "/".join(parts[: 2 if parts[0] in ("parts", "edges", "vectors", "scratch", "evaluations") else 1])
-        if kind in found:
-            continue
-        found[kind] = parts[1] if parts[0] in ("parts", "edges") else kind
-        if parts[0] == "scratch":
+    for kind in dict.fromkeys(map(kind_of, published(home))):
+        top, _, name = kind.partition("/")
+        found[kind] = name if top in ("parts", "edges") else kind
+        if top == "scratch":
             waiting.append(kind)
-        elif parts[0] in ("parts", "edges"):
-            found.update(dict.fromkeys(waiting, parts[1]))
+        elif top in ("parts", "edges"):
+            found.update(dict.fromkeys(waiting, name))
             waiting = []
     return found
 
@@ -94,8 +97,9 @@ def decisions(home: Path) -> set[str]:
 
 def targets(home: Path) -> dict[str, str]:
     """For every kind of file three different moments -> whose they are; in the order of the run. Of the second recipe those of its decisions alone."""
-    draw = random.Random(5)
-    kinds = {kind: owner for kind, owner in owners(home).items() if "shards" in owners(home) or owner in decisions(home)}
+    draw, found = random.Random(5), owners(home)
+    wanted = set(found.values()) if "shards" in found else decisions(home)
+    kinds = {kind: owner for kind, owner in found.items() if owner in wanted}
     return {f"{moment} {kind}": owner for kind, owner in kinds.items() for moment in sorted(draw.sample(MOMENTS, 3), key=MOMENTS.index)}
 
 
@@ -118,14 +122,13 @@ def test_every_decision_is_in_a_recipe_that_is_killed():
 
 
 def test_every_stage_is_among_the_targets(home):
-    hit = {t.split("parts/")[1] for t in targets(home) if "parts/" in t}
+    found, chosen = owners(home), {target.split(" ")[1] for target in targets(home)}
     stages = {s.id for s in read_recipe(home / "recipe.yaml").stages}
-    assert hit >= (stages if "shards" in owners(home) else decisions(home))
-    assert set(owners(home).values()) >= stages
-    scans = [kind for kind in owners(home) if kind.startswith("scratch/")]
-    assert scans
-    assert {owners(home)[kind] for kind in scans} <= decisions(home)
-    assert all(f"{kind}" in " ".join(targets(home)) for kind in scans)
+    assert chosen >= {f"parts/{stage}" for stage in (stages if "shards" in found else decisions(home))}
+    scans = {kind: stage for kind, stage in found.items() if kind.startswith("scratch/")}
+    assert len(set(scans.values())) == len(scans) > 0
+    assert set(scans.values()) <= decisions(home)
+    assert chosen >= set(scans)
 
 
 @pytest.mark.timeout(900)
@@ -141,7 +144,7 @@ def test_a_run_killed_at_every_kind_of_moment_ends_with_the_same_bytes(home):
 @pytest.mark.timeout(3600)
 def test_a_run_killed_at_every_moment_ends_with_the_same_bytes(home):
     """Every file of every decision, at each of its four moments."""
-    chosen = {line: owners(home)[kind] for line in published(home) for kind in owners(home) if line.split(" ", 1)[1].startswith(kind + "/")}
-    chosen = {line: owner for line, owner in chosen.items() if owner in decisions(home)}
+    kinds = {kind: owner for kind, owner in owners(home).items() if owner in decisions(home)}
+    chosen = {line: kinds[kind_of(line)] for line in published(home) if kind_of(line) in kinds}
     killed = killed_at(home, home / "torn", chosen)
     assert killed.total() >= 0.95 * len(chosen)

@@ -9,6 +9,8 @@ import pytest
 
 from manifests.audit.query import query
 from manifests.report.page import report
+from tests.manifests.report.test_pairs import CROPPED, PHOTOS, built
+from tests.pools import png
 
 pytestmark = pytest.mark.browser
 
@@ -37,6 +39,13 @@ def plain(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def hostile(hostile_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return report(hostile_run, out=tmp_path_factory.mktemp("hostile") / "report.html")
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two photographs, one of them again: cropped and mirrored."""
+    pool = {"photo0": png(PHOTOS[0]), "photo1": png(PHOTOS[1]), "mirror": png(PHOTOS[0][CROPPED][:, ::-1])}
+    return report(built(tmp_path_factory.mktemp("copies"), pool, {"t": png(PHOTOS[2])}, "min_score: 0.4"))
 
 
 class Watched:
@@ -200,3 +209,19 @@ def test_the_print_view_shows_no_controls(opened: Watched) -> None:
     opened.page.emulate_media(media="print")
     for box in ("nav", ".filters", ".pager", ".find"):
         assert not opened.page.locator(box).first.is_visible()
+
+
+@pytest.mark.parametrize(("width", "scheme"), VARIANTS)
+def test_copies_are_laid_alike(browser, copies: Path, width: int, scheme: str) -> None:  # type: ignore[no-untyped-def]
+    watched = Watched(browser, copies, width, scheme)
+    page = watched.page
+    page.fill("#find", "mirror")
+    card = page.locator(".card").first
+    assert card.locator(".change").inner_text().startswith("mirrored, cropped to 6")
+    sizes = card.locator(".alike img").evaluate_all("all => all.map(i => [i.clientWidth, i.clientHeight, i.naturalWidth, i.naturalHeight])")
+    assert len(sizes) == 2 and sizes[0] == sizes[1] and min(sizes[0]) > 64
+    assert all("key mirror" in alt or "key photo0" in alt for alt in card.locator(".alike img").evaluate_all("all => all.map(i => i.alt)"))
+    assert watched.said == [] and page.evaluate("document.documentElement.scrollWidth") <= width
+    page.fill("#find", "photo1")
+    assert page.locator(".card .alike, .card .change").count() == 0
+    watched.close()

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 from skimage import data
@@ -17,6 +18,7 @@ from manifests.audit.query import query
 from manifests.report.page import report
 from manifests.run import open_run
 from tests.curate.dedup.test_copies import edited
+from tests.manifests.tiny_run import rewrite, tiny_run
 from tests.pools import jpeg, png
 from tests.small_pool import write_pool
 
@@ -33,11 +35,11 @@ WAYS = {  # how a copy is turned and mirrored after it was cropped
     "both": lambda p: np.rot90(p[:, ::-1]),
 }
 RECIPE = """format: 1
-evaluate: [{tests}]
 stages:
   - measure.quality:
   - measure.exact_hash:
   - measure.perceptual_hash:
+  - leakage.images: {{against: [{tests}], min_copied: 0.4, loose_distance: 64}}
   - dedup.copies: {{{copies}, prefer: [num_pixels], max_distance: 64}}
 shards: off
 """
@@ -70,7 +72,8 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     pool = {f"photo{i}": png(photo) for i, photo in enumerate(PHOTOS[:3])}
     pool |= {way: png(turned(PHOTOS[0][CROPPED])) for way, turned in WAYS.items()}
     pool |= {"frame": edited(PHOTOS[1], "frame"), "side": on_its_side(PHOTOS[3]), "upright": png(PHOTOS[3][CROPPED])}
-    pool |= {"leak-a": png(PHOTOS[4]), "leak-b": jpeg(PHOTOS[4], 60), "leak-c": jpeg(PHOTOS[5], 50)}
+    pool |= {"leak-a": png(PHOTOS[4]), "leak-b": jpeg(PHOTOS[4], 60), "leak-c": jpeg(PHOTOS[5], 50), "leak-d": jpeg(PHOTOS[5], 15)}
+    pool |= {"leak-e": edited(PHOTOS[4], "box"), "leak-f": edited(PHOTOS[4], "crop")}
     tests = {"t-same": png(PHOTOS[4]), "t-near": png(PHOTOS[5]), "t-free": png(np.ascontiguousarray(data.rocket()[:200, :240]))}
     return built(tmp_path_factory.mktemp("pairs"), pool, tests, request.param)
 
@@ -149,11 +152,15 @@ def test_leaks_name_pool_test_and_pair(run: Path) -> None:
     panel = page[page.index('<section id="leaks"') :]
     panel = re.sub(r"<[^>]*>", " ", panel[: panel.index("</section>")])
     panel = re.sub(r"\s+", " ", panel)
-    assert "3 samples show a test picture and were dropped. Test pictures hit: 2 of the 3 in exam." in panel
-    assert "exam 3 2 66.7 % 3" in panel
-    assert re.search(r"exact_leak, score 0 \(limit 12\).*near_leak, score [\d.]+ \(limit 12\)", panel)
-    assert re.search(r"t-same exam 2 leak-a exact_leak 0 12", panel), "the closest of two"
-    assert re.search(r"t-near exam 1 leak-c near_leak [\d.]+ 12", panel)
+    assert "6 samples show a test picture and were dropped. Test pictures hit: 2 of the 3 in exam." in panel
+    assert "exam 3 2 66.7 % 6" in panel
+    for way, samples, tests in (("exact_leak", 1, 1), ("near_leak", 3, 2), ("copied_leak", 2, 1)):
+        assert re.search(rf"exam leakage.images {way} {samples} {tests}", panel), way
+    scores = {way: [float(n) for n in re.findall(rf"{way}, score ([\d.]+)", panel)] for way in ("exact_leak", "near_leak", "copied_leak")}
+    assert scores["exact_leak"] == [0] and len(scores["near_leak"]) == 3 and len(scores["copied_leak"]) == 2
+    assert scores["near_leak"] == sorted(set(scores["near_leak"])) and scores["copied_leak"] == sorted(set(scores["copied_leak"]), reverse=True)
+    assert re.search(r"t-same exam 4 leak-a exact_leak 0 12", panel), "the surest of four"
+    assert re.search(r"t-near exam 2 leak-c near_leak [\d.]+ 12", panel), "the closest of two"
     assert "t-free" not in panel
     assert "made of test pictures" not in panel
 
@@ -166,3 +173,24 @@ def test_a_pool_that_is_the_test_says_so(tmp_path: Path) -> None:
     page = report(run).read_text()
     assert "Every sample was dropped as a leak, all 6 that were compared: this pool is made of test pictures" in page
     assert "Test pictures hit: 6 of the 7 in exam." in page
+
+
+def test_a_source_that_is_the_test_says_so(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path)
+
+    def archive_leaks(table: pa.Table) -> pa.Table:
+        of_archive = [shard.startswith("archive/") for shard in table["shard"].to_pylist()]
+        hit = [a and word != "quarantined" for a, word in zip(of_archive, table["status"].to_pylist(), strict=True)]
+        for name, value in (("status", "dropped"), ("drop_stage", "leakage.images"), ("drop_reason", "near"), ("witness_pool", "tests")):
+            at = table.column_names.index(name)
+            values = pa.array([value if h else v for h, v in zip(hit, table[name].to_pylist(), strict=True)], pa.string())
+            table = table.set_column(at, name, values.dictionary_encode() if pa.types.is_dictionary(table.schema.field(name).type) else values)
+        return table
+
+    assert "made of test pictures" not in report(run).read_text()
+    for file in run.glob("ledger/*.parquet"):
+        rewrite(file, archive_leaks)
+    seen = query(run, "SELECT count(*) AS n FROM ledger WHERE shard LIKE 'archive/%' AND status <> 'quarantined'").to_pylist()[0]["n"]
+    page = report(run).read_text()
+    assert f"Every sample of source archive was dropped as a leak, all {seen}: it is made of test pictures." in page
+    assert "source web" not in page and "nothing of it is left" not in page
