@@ -25,7 +25,7 @@ def mutual(
     *,
     vectors: VectorName,
     min_cosine: float = 0.8,
-    margin: float = 0.05,
+    margin: float = 0.1,
     prefer: builtins.list[Column] = [],  # noqa: B006
     floor_cosine: float = 0.7,
     num_neighbours: int = 8,
@@ -44,7 +44,8 @@ def mutual(
                 single cosine threshold passes 0.13 at precision 0.5
     vectors     a vector column, (n, d) float16, unit length; a semantic encoder
     min_cosine  from -1 to 1
-    margin      0 or more, in cosine; 0 asks for mutual neighbours alone
+    margin      0 or more, in cosine; 0 asks for mutual neighbours alone. The default is for safety: among photographs and their copies, seen by an ImageNet encoder,
+                0.1 dropped at precision 0.99 and lost one unique photograph of 210; 0.05 lost seven
     prefer      columns of numbers; the row with the larger value is the one to keep
     floor_cosine   at most min_cosine - margin: neighbours down to this cosine are written as edges, so that both can be moved later
     num_neighbours   neighbours of each row that are written; the two nearest decide, and with them every replay of the same rows is exact

@@ -200,7 +200,7 @@ def test_an_implausible_share_is_warned_of_and_plain_copies_are_not():
     rng = np.random.default_rng(0)
     crowd = noisy_unit_vectors(1, 1200, 64, 1, 0.1)
     with pytest.warns(UserWarning, match=r"dedup.semantic: 0.95 drops \d+% of 1200 rows"):
-        semantic(unit_pool(crowd, rng.permutation(1200)), vectors="z")
+        semantic(unit_pool(crowd, rng.permutation(1200)), vectors="z", min_cosine=0.95)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         semantic(unit_pool(np.repeat(noisy_unit_vectors(1, 300, 64, 300, 0.0), 4, axis=0), rng.permutation(1200)), vectors="z")
