@@ -27,7 +27,7 @@ def mutual(
     min_cosine: float = 0.8,
     margin: float = 0.1,
     prefer: builtins.list[Column] = [],  # noqa: B006
-    floor_cosine: float = 0.7,
+    floor_cosine: float = 0.6,
     num_neighbours: int = 8,
     max_edges: int = 16,
 ) -> Verdicts:
