@@ -57,41 +57,31 @@ def against_truth(inquiry: Inquiry) -> Panel | None:
         )
         if precision is not None and recall is not None:
             headline.append(f"{label} {_part(precision)} / {_part(recall)}")
-    names = [(f"t{i}", name, test) for i, (name, test) in enumerate(truths.items())]
-    columns = "".join(f", count(*) FILTER ({test}) AS {named(name)}" for _, name, test in names)
-    cross = inquiry.ask("truth_by_fate", CROSS.format(columns=columns))
-    table = [[visible(row["fate"], 60), number(row["n"]), *(number(row[name]) for _, name, _ in names)] for row in cross]
     blocks: list[dict[str, Any]] = []
     if cells:
         head = ["stage", "truth", "taken", "rightly", "to find", "precision", "", "recall", ""]
-        blocks.append(
-            {
-                "kind": "table",
-                "name": "Each stage against what it is meant to find",
-                "class": "two",
-                "head": head,
-                "numbers": [2, 3, 4, 5, 7],
-                "rows": cells,
-            }
-        )
+        title = "Each stage against what it is meant to find"
+        blocks.append({"kind": "table", "name": title, "class": "two", "head": head, "numbers": [2, 3, 4, 5, 7], "rows": cells})
         note = "To find: what the truth marks among the samples that reached the stage. For duplicates a drop is right where the dropped sample and its witness show one picture, and every picture leaves all but one of its copies to find."
         blocks.append({"kind": "text", "class": "note", "text": note})
-    head = ["fate", "samples", *(visible(name, 40) for _, name, _ in names)]
-    blocks.append(
-        {
-            "kind": "table",
-            "name": "Every truth column by what became of the samples",
-            "head": head,
-            "numbers": list(range(1, len(head))),
-            "rows": table,
-        }
-    )
+    blocks.append(_by_fate(inquiry, truths))
     answer = (
         f"Precision / recall: {'; '.join(headline)}. No stage could read these columns."
         if headline
         else "The pool says what was planted; no stage could read it."
     )
     return Panel("truth", "Truth", "Were the suspects guilty?", answer, blocks, inquiry.take())
+
+
+def _by_fate(inquiry: Inquiry, truths: dict[str, str]) -> dict[str, Any]:
+    """The table of every truth column by what became of the samples."""
+    names = [(f"t{i}", name, test) for i, (name, test) in enumerate(truths.items())]
+    columns = "".join(f", count(*) FILTER ({test}) AS {named(name)}" for _, name, test in names)
+    cross = inquiry.ask("truth_by_fate", CROSS.format(columns=columns))
+    table = [[visible(row["fate"], 60), number(row["n"]), *(number(row[name]) for _, name, _ in names)] for row in cross]
+    head = ["fate", "samples", *(visible(name, 40) for _, name, _ in names)]
+    title = "Every truth column by what became of the samples"
+    return {"kind": "table", "name": title, "head": head, "numbers": list(range(1, len(head))), "rows": table}
 
 
 def truth_columns(inquiry: Inquiry) -> dict[str, str]:
