@@ -13,7 +13,7 @@ $(READY): pyproject.toml constraints.txt
 
 install: $(READY)  ## make .venv and install keepset with everything that tests need
 
-demo: $(READY)     ## run the main job on real images (about 12 minutes) and print where the reports are
+demo: $(READY)     ## run the main job on real images (12 to 14 minutes) and print where the reports are
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
 test: $(READY) browser  ## run all tests (5 to 8 minutes on two cores, after the install)
