@@ -13,6 +13,7 @@ import yaml
 from curate.pool import Share
 from curate.stages import DECISION, MEASURE, STAGES
 from manifests.errors import Refusal
+from manifests.schema import written_column
 from manifests.signature import Column, Expression, PoolPaths, VectorName, check, load, parameters, plain_value
 from manifests.strict_yaml import line_of, read_yaml
 
@@ -45,10 +46,7 @@ class ResolvedStage:
     def columns(self) -> dict[str, str]:
         """The method's own column -> the column written: a stage with `as: NAME` writes NAME_what, so that it can be used twice."""
         own = getattr(inspect.getmodule(self.function), "WRITES", {})
-        if self.id == self.name:
-            return {column: column for column in own}
-        prefix = self.name.split(".")[1] + "_"
-        return {column: f"{re.sub(r'[^A-Za-z0-9_]', '_', self.id)}_{column.removeprefix(prefix)}" for column in own}
+        return {column: written_column(self.id, self.name, column) for column in own}
 
     @property
     def writes(self) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Every column that the record itself writes: type, unit, who writes it. Stages' own columns are described by the stage's `WRITES`."""
 
+import re
+
 import pyarrow as pa
 
 FORMAT = 1  # the number of `manifests/FORMAT.md`; raised when a reader of the old one would misread a new run
@@ -54,3 +56,10 @@ EDGE = pa.schema([("a", pa.string()), ("b", pa.string()), ("score", pa.float64()
 def is_truth(name: str) -> bool:
     """`truth_*` columns go from pool to ledger; no stage, objective or expression may read them."""
     return name.startswith("truth_")
+
+
+def written_column(stage_id: str, stage_name: str, own: str) -> str:
+    """The column as which a stage writes its own column `own`: with `as: NAME` it is NAME_what, so that a stage can be used twice."""
+    if stage_id == stage_name:
+        return own
+    return f"{re.sub(r'[^A-Za-z0-9_]', '_', stage_id)}_{own.removeprefix(stage_name.split('.')[-1] + '_')}"

@@ -1,6 +1,5 @@
 """The life of one sample: every stage that saw it, what was measured, who decided, and what would have saved it."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pyarrow.parquet as pq
 from manifests.audit.visible import number, rows_of_text, visible
 from manifests.errors import Refusal
 from manifests.run import Run, StageRecord, open_run
-from manifests.schema import EDGE, KEPT, QUARANTINED, VERDICT
+from manifests.schema import EDGE, KEPT, QUARANTINED, VERDICT, written_column
 
 HIDDEN = {"members", "suffix", "offset", "size", "content", "key", "caption", "label", "label_name", "source_uid", "fault"}  # the ledger has them
 
@@ -68,7 +67,7 @@ def _stage(run: Run, stage: StageRecord, sample: dict[str, Any], out: bool) -> d
     if verdict["keep"] is None:
         return {**about, "verdict": "not seen: it was out already"}
     about["verdict"] = "kept" if verdict["keep"] else "dropped"
-    if stage.name == "dedup.copies" and (change := about["columns"].pop(column_of(stage, "copies_change"), None)):
+    if stage.name == "dedup.copies" and (change := about["columns"].pop(written_column(stage.id, stage.name, "copies_change"), None)):
         about["change"] = change  # a sentence: it stands in the line itself
     about |= {
         name: verdict[name]
@@ -80,13 +79,6 @@ def _stage(run: Run, stage: StageRecord, sample: dict[str, Any], out: bool) -> d
         about["witness"] = witness_of(run, verdict["witness"], verdict["witness_pool"])
         about["pair"] = _pair(run, stage.id, sample["uid"], verdict["witness"])
     return about
-
-
-def column_of(stage: StageRecord, own: str) -> str:
-    """The column as which a stage wrote its own column `own`: with `as: NAME` it is NAME_what, so that a stage can be used twice."""
-    if stage.id == stage.name:
-        return own
-    return f"{re.sub(r'[^A-Za-z0-9_]', '_', stage.id)}_{own.removeprefix(stage.name.split('.')[-1] + '_')}"
 
 
 def _json(value: Any) -> Any:

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from manifests import images
-from manifests.audit.explain import column_of
 from manifests.audit.query import view_name
 from manifests.errors import Refusal
 from manifests.report.panel import Inquiry, in_list, named, quoted
 from manifests.run import Run, StageRecord
+from manifests.schema import written_column
 
 BOX = ("left", "top", "right", "bottom")
 
@@ -42,8 +42,8 @@ def changes(inquiry: Inquiry, stage: StageRecord, rows: list[dict[str, Any]]) ->
     """The change of each of the ledger rows that a stage of `dedup.copies` dropped, by its place in `rows`."""
     dropped = [(at, row) for at, row in enumerate(rows) if row["drop_stage"] == stage.id and row["witness"]]
     view = inquiry.view(stage.id)
-    column = {name: named(column_of(stage, f"copies_{name}")) for name in ("change", "turn", *BOX)}
-    if not dropped or view is None or column_of(stage, "copies_change") not in inquiry.schema(view_name(stage.id)).names:
+    column = {name: named(written_column(stage.id, stage.name, f"copies_{name}")) for name in ("change", "turn", *BOX)}
+    if not dropped or view is None or written_column(stage.id, stage.name, "copies_change") not in inquiry.schema(view_name(stage.id)).names:
         return {}
     box = ", ".join(f"{column[edge]} AS {named(edge)}" for edge in BOX)
     sql = CHANGES.format(change=column["change"], turn=column["turn"], box=box, view=view, uids=in_list([row["uid"] for _, row in dropped]))
