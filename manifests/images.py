@@ -157,8 +157,7 @@ def _sum_of_rows(block: np.ndarray, f: int) -> np.ndarray:
     flat = block.reshape(len(block), -1)
     if f == 1:
         return flat
-    wide = flat.astype(np.uint16 if f <= 257 else np.uint32)
-    return np.add.reduce(wide.reshape(len(flat) // f, f, -1), axis=1, dtype=wide.dtype)
+    return np.add.reduce(flat.reshape(len(flat) // f, f, -1), axis=1, dtype=np.uint16 if f <= 257 else np.uint32)
 
 
 def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
