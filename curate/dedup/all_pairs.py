@@ -10,7 +10,8 @@ from manifests.errors import Refusal
 from manifests.star import first_kept, star
 from manifests.vectors.copies import Pairs, limit_of, spread, together, warn_of_many
 from manifests.vectors.forecast import pairs, require
-from manifests.vectors.store import Vectors, float32_error
+from manifests.vectors.products import OnCpu, OnDevice, Tile, products
+from manifests.vectors.store import Vectors
 from manifests.vectors.tiles import closest, equal_rows, within
 
 REASONS = ("near_duplicate",)
@@ -44,7 +45,8 @@ def all_pairs(
     max_edges   pairs a row on average (and a million in all) that are written one by one: then every replay from the floor up is exact, also of fewer rows and with
                 another `prefer` ("is_complete" is true). Where more reach the floor, each row has its first `max_edges` in keeper order and its witness: at
                 the settings of the run they give the same verdicts, at others they are approximate. The verdicts of the run are exact in both cases
-    Cost        n * n / 2 * d multiply-adds in float32, where equal rows count once; 2 n d bytes, 64 a pair that is written and 300 MiB at work
+    Cost        n * n / 2 * d multiply-adds in float32, where equal rows count once; 2 n d bytes, 64 a pair that is written and 300 MiB at work.
+                On a device its float16 matrix units propose, and float64 on the CPU decides, as ever: the same verdicts
     Errors      bad-value, does-not-fit
     """
     if not -1 <= floor_cosine <= min_cosine <= 1 or max_edges < 1:
@@ -70,12 +72,13 @@ def _find(pool: Pool, stored: Vectors, threshold: float, prefer: builtins.list[C
     heads = np.flatnonzero(first == np.arange(len(z)))  # one of each set of equal rows, the first in keeper order
     heads_z, heads_fixed, m = z.subset(heads), fixed[heads], len(heads)
 
-    is_known = np.bincount(np.searchsorted(heads, first), weights=~pool.settled[order]) == 0  # all that equal it were kept by an earlier generation
+    is_known = pool.known(np.searchsorted(heads, first), order)
+
+    made = products(heads_z, BLOCK, pool.device)
 
     def compare_block(state: State) -> State:
-        return _compare_block(heads_z, heads_fixed, is_known, state, threshold, floor, limit, max_edges, room)
+        return _compare_block(heads_z, made, heads_fixed, is_known, state, threshold, floor, limit, max_edges)
 
-    room = np.empty(min(m, BLOCK) ** 2, np.float32)  # for one tile after the other: fresh memory costs a good part of the product
     nobody = np.empty(0, np.int32)
     start = np.ones(m, bool), np.full(m, -1, np.int64), nobody, nobody, np.zeros(2, np.int64)
     _, witness, later, earlier, (_, is_crowd) = pool.scan("blocks", compare_block, start, rounds=-(-m // BLOCK))
@@ -102,32 +105,34 @@ def _at_hand(z: Vectors, memory: int) -> Vectors:
 
 
 def _compare_block(
-    z: Vectors, fixed: np.ndarray, known: np.ndarray, state: State, threshold: float, floor: float, limit: int, max_edges: int, room: np.ndarray
+    z: Vectors, made: OnCpu | OnDevice, fixed: np.ndarray, known: np.ndarray, state: State, threshold: float, floor: float, limit: int, max_edges: int
 ) -> State:
     """The next BLOCK rows against all rows before them; rows lie in keeper order. Two `known` rows are both kept, and their pair needs no record."""
     keep, witness, later, earlier, (done, is_crowd) = state
     rows = np.arange(done, min(done + BLOCK, len(z)))
-    unit, best, by = z.unit(rows), np.full(len(rows), -np.inf), np.full(len(rows), -1, np.int64)
+    best, by = np.full(len(rows), -np.inf), np.full(len(rows), -1, np.int64)
     found, filled, count = [(later, earlier)], np.zeros(len(rows), np.int64), len(later)
-    error = float32_error(z.dim)
 
-    def hear(scores: np.ndarray, some: np.ndarray, columns: np.ndarray) -> None:
+    def hear(tile: Tile, wanted: np.ndarray) -> None:
+        some, columns = tile.at[wanted], tile.columns[keep[tile.columns]]
         beyond = np.where(best[some] >= threshold, np.nextafter(best[some], 2), threshold)
-        closest_here, at = closest(scores[np.ix_(some, keep[columns])], z, rows[some], z, columns[keep[columns]], beyond)
+        closest_here, at = closest(tile.scores[np.ix_(wanted, keep[tile.columns])], z, rows[some], z, columns, beyond, made.error)
         closer = at >= 0
-        best[some[closer]], by[some[closer]] = closest_here[closer], columns[keep[columns]][at[closer]]
+        best[some[closer]], by[some[closer]] = closest_here[closer], columns[at[closer]]
 
-    def note(scores: np.ndarray, top: np.ndarray, columns: np.ndarray) -> None:
+    def note(tile: Tile, top: np.ndarray) -> None:
         nonlocal is_crowd, count
-        hit = np.flatnonzero(top >= floor - error)
+        hit = np.flatnonzero(top >= floor - made.error)
         for start in range(0, len(hit), 512):
             some = hit[start : start + 512]
-            some = some[filled[some] < max_edges] if is_crowd else some
-            r, c = np.divmod(np.flatnonzero(within(scores[some], z, rows[some], z, columns, floor)), len(columns))
-            place = filled[some[r]] + np.arange(len(r)) - np.searchsorted(r, r)
+            some = some[filled[tile.at[some]] < max_edges] if is_crowd else some
+            at = tile.at[some]
+            near = within(tile.scores[some], z, rows[at], z, tile.columns, floor, made.error)
+            r, c = np.divmod(np.flatnonzero(near), len(tile.columns))
+            place = filled[at[r]] + np.arange(len(r)) - np.searchsorted(r, r)
             new = place < max_edges if is_crowd else np.ones(len(r), bool)
-            found.append((rows[some[r[new]]].astype(np.int32), columns[c[new]].astype(np.int32)))
-            filled[some] += np.bincount(r[new], minlength=len(some))
+            found.append((rows[at[r[new]]].astype(np.int32), tile.columns[c[new]].astype(np.int32)))
+            filled[at] += np.bincount(r[new], minlength=len(at))
             count += int(new.sum())
             if not is_crowd and count > limit:
                 is_crowd = 1
@@ -135,23 +140,21 @@ def _compare_block(
                 found[:] = [tuple(column[_first_of_each(every[0], max_edges)] for column in every)]
                 np.minimum(filled, max_edges, out=filled)
 
-    before = np.flatnonzero(~known[: int(done)]) if known[rows].all() else np.arange(done)
-    for first in range(0, len(before), BLOCK):
-        columns = before[first : first + BLOCK]
-        scores = np.matmul(unit, z.unit(columns).T, out=room[: len(rows) * len(columns)].reshape(len(rows), len(columns)))
-        top = scores.max(1)
-        note(scores, top, columns)
-        hear(scores, np.flatnonzero(top >= threshold - error), columns)
-    if known[rows].all():
-        return keep, witness, *(np.concatenate(column) for column in zip(*found, strict=True)), np.array([done + len(rows), is_crowd])
-    scores = np.matmul(unit, unit.T, out=room[: len(rows) ** 2].reshape(len(rows), len(rows)))
-    scores[np.arange(len(rows))[:, None] <= np.arange(len(rows))] = -2  # each pair once, and none with itself
-    note(scores, scores.max(1), rows)
-    near = within(scores, z, rows, z, rows, threshold)
-    keep[rows] = first_kept(near, best < threshold, fixed[rows])
-    hear(scores, np.flatnonzero(~keep[rows]), rows)
-    dropped = ~keep[rows]
-    witness[rows[dropped]] = by[dropped]
+    is_old = known[rows].all()
+    for tile in made.tiles(rows, np.flatnonzero(~known[: int(done)]) if is_old else np.arange(done), floor):
+        top = tile.scores.max(1)
+        note(tile, top)
+        hear(tile, np.flatnonzero(top >= threshold - made.error))
+    if not is_old:
+        tiles, near = builtins.list(made.triangle(rows, floor)), np.zeros((len(rows), len(rows)), bool)
+        for tile in tiles:
+            note(tile, tile.scores.max(1))
+            near[np.ix_(tile.at, tile.columns - done)] = within(tile.scores, z, rows[tile.at], z, tile.columns, threshold, made.error)
+        keep[rows] = first_kept(near, best < threshold, fixed[rows])
+        for tile in tiles:
+            hear(tile, np.flatnonzero(~keep[rows[tile.at]]))
+        dropped = ~keep[rows]
+        witness[rows[dropped]] = by[dropped]
     return keep, witness, *(np.concatenate(column) for column in zip(*found, strict=True)), np.array([done + len(rows), is_crowd])
 
 

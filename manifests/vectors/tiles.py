@@ -1,6 +1,7 @@
 """What a tile of float32 cosines leaves open, float64 decides: which pairs reach a threshold, and which column is closest to each row.
 
-A tile is `scores` (b, c) float32: the cosines of the rows `rows` (b,) of `z` with the rows `columns` (c,) of `other`.
+A tile is `scores` (b, c) float32: the cosines of the rows `rows` (b,) of `z` with the rows `columns` (c,) of `other`; `error` is the most that one is off, by
+default a float32 product's.
 """
 
 from collections.abc import Iterator
@@ -64,9 +65,11 @@ def cosines(z: Vectors, rows: np.ndarray, r: np.ndarray, columns: np.ndarray, c:
     return normalised(dot, z.square[rows[r]], z.square[columns[c]])
 
 
-def within(scores: np.ndarray, z: Vectors, rows: np.ndarray, other: Vectors, columns: np.ndarray, threshold: float) -> np.ndarray:
+def within(
+    scores: np.ndarray, z: Vectors, rows: np.ndarray, other: Vectors, columns: np.ndarray, threshold: float, error: float | None = None
+) -> np.ndarray:
     """(b, c) bool: which pairs have a cosine of at least `threshold`, exactly."""
-    error = float32_error(z.dim)
+    error = float32_error(z.dim) if error is None else error
     near = np.zeros(scores.shape, bool)
     for hit in _some_rows(scores.max(1, initial=-2.0) >= threshold - error, scores.shape[1]):
         part = scores[hit]
@@ -77,10 +80,10 @@ def within(scores: np.ndarray, z: Vectors, rows: np.ndarray, other: Vectors, col
 
 
 def closest(
-    scores: np.ndarray, z: Vectors, rows: np.ndarray, other: Vectors, columns: np.ndarray, floor: "float | np.ndarray"
+    scores: np.ndarray, z: Vectors, rows: np.ndarray, other: Vectors, columns: np.ndarray, floor: "float | np.ndarray", error: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Each row's highest cosine (b,) float64 and its place in the tile (b,) int64, the first of equals; -inf and -1 where none reaches `floor`, a number or (b,)."""
-    error = float32_error(z.dim)
+    error = float32_error(z.dim) if error is None else error
     best, place = np.full(len(rows), -np.inf), np.full(len(rows), -1, np.int64)
     if not scores.size:
         return best, place

@@ -10,6 +10,7 @@ from curate.dedup.all_pairs import all_pairs
 from curate.pool import Edges, Pool
 from manifests.errors import Refusal
 from manifests.vectors import copies as copies_module
+from manifests.vectors import products
 from manifests.vectors.store import Vectors
 from tests.strategies import exact_unit_vectors, noisy_unit_vectors, uids, unit_pool
 
@@ -35,9 +36,13 @@ def by_definition(z, order, threshold, fixed):
     return keep, witness, score, cosine
 
 
-def check(z, uid, threshold, fixed, block, gap=0.02, **more):
+def check(z, uid, threshold, fixed, block, gap=0.02, device=False, **more):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "BLOCK", block)
+        patch.setattr(products, "BLOCK", block)
+        patch.setattr(products, "WIDE", 3 * block)
+        if device:
+            patch.setattr(module, "products", lambda z, high, device: products.OnDevice(z, "cpu"))  # torch's form, on the CPU
         got = all_pairs(unit_pool(z, uid, fixed=fixed), vectors="z", min_cosine=threshold, floor_cosine=max(-1.0, threshold - gap), **more)
     order = keeper_order(z, uid, fixed)
     keep, witness, score, cosine = by_definition(z, order, threshold, fixed)
@@ -49,16 +54,19 @@ def check(z, uid, threshold, fixed, block, gap=0.02, **more):
 
 
 @settings(deadline=None)
-@given(z=exact_unit_vectors(), threshold=st.sampled_from([1.0, 0.5, 0.25, 0.0, -1.0]), block=st.integers(1, 6), data=st.data())
-def test_all_pairs_is_the_rule_to_the_last_tie(z, threshold, block, data):
+@given(z=exact_unit_vectors(), threshold=st.sampled_from([1.0, 0.5, 0.25, 0.0, -1.0]), block=st.integers(1, 6), device=st.booleans(), data=st.data())
+def test_all_pairs_is_the_rule_to_the_last_tie(z, threshold, block, device, data):
     uid = np.array(data.draw(st.permutations(range(len(z)))))
     fixed = np.isin(np.arange(len(z)), data.draw(st.lists(st.integers(0, len(z) - 1), max_size=3)))
-    check(z, uid, threshold, fixed, block, gap=0.5)
+    check(z, uid, threshold, fixed, block, gap=0.5, device=device)
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 999), spread=st.sampled_from([1e-4, 1e-3, 0.05]), groups=st.sampled_from([1, 30]), block=st.sampled_from([11, 64, 4096]))
-def test_blocks_row_order_and_float32_reach_no_verdict(seed, spread, groups, block):
+@given(
+    seed=st.integers(0, 999), spread=st.sampled_from([1e-4, 1e-3, 0.05]), groups=st.sampled_from([1, 30]), block=st.sampled_from([11, 64, 4096]),
+    device=st.booleans(),
+)  # fmt: skip
+def test_blocks_row_order_and_low_precision_reach_no_verdict(seed, spread, groups, block, device):
     """Thresholds that are themselves the cosine of a pair, among pairs that float32 cannot tell apart."""
     z, rng = noisy_unit_vectors(seed, 150, 24, groups, spread), np.random.default_rng(seed)
     v = Vectors.of(z)
@@ -66,7 +74,7 @@ def test_blocks_row_order_and_float32_reach_no_verdict(seed, spread, groups, blo
     threshold = float(near[near < 1].max(initial=0.99)) if seed % 2 else float(np.median(near))
     fixed = rng.random(150) < 0.05
     uid, order = rng.permutation(150), rng.permutation(150)
-    one, _, _ = check(z, uid, threshold, fixed, block)
+    one, _, _ = check(z, uid, threshold, fixed, block, device=device)
     two = all_pairs(unit_pool(z[order], uid[order], fixed=fixed[order]), vectors="z", min_cosine=threshold, floor_cosine=max(-1.0, threshold - 0.02))
     np.testing.assert_array_equal(one.keep[order], two.keep)
     assert pairs_by_uid(uid, one.edges) == pairs_by_uid(uid[order], two.edges)
@@ -103,15 +111,17 @@ def test_complete_edges_replay_every_threshold_and_every_subset(z, block, data):
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 999), copies=st.sampled_from([0, 60]), block=st.sampled_from([11, 4096]), most=st.sampled_from([1, 3]))
-def test_a_crowd_is_decided_exactly_from_few_edges(seed, copies, block, most):
+@given(
+    seed=st.integers(0, 999), copies=st.sampled_from([0, 60]), block=st.sampled_from([11, 4096]), most=st.sampled_from([1, 3]), device=st.booleans()
+)
+def test_a_crowd_is_decided_exactly_from_few_edges(seed, copies, block, most, device):
     rng, fixed = np.random.default_rng(seed), np.zeros(120 + copies, bool)
     z = noisy_unit_vectors(seed, 120, 16, 1, 0.03)
     z, uid = np.concatenate([z, z[:copies]]), rng.permutation(120 + copies)
     fixed[rng.integers(0, len(z), 4)] = True
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(copies_module, "FEW", 100)
-        got, order, cosine = check(z, uid, 0.99, fixed, block, max_edges=most)
+        got, order, cosine = check(z, uid, 0.99, fixed, block, device=device, max_edges=most)
     assert not got.edges.columns["is_complete"].any()
     assert np.bincount(got.edges.b).max() <= most + 2  # the first ones, the witness, the head of equal rows
     np.testing.assert_array_equal(got.edges.score, cosine[got.edges.a, got.edges.b])
@@ -149,3 +159,13 @@ def test_streamed_vectors_give_the_same_and_too_little_memory_is_refused(monkeyp
     np.testing.assert_array_equal(copied.witness, streamed.witness)
     with pytest.raises(Refusal, match="does-not-fit"):
         all_pairs(unit_pool(z, uid, memory=1000), vectors="z")
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same():
+    z, uid = noisy_unit_vectors(3, 20_000, 64, 400, 0.1), np.arange(20_000)
+    want = all_pairs(unit_pool(z, uid), vectors="z")
+    got = all_pairs(Pool(uids(uid), None, {"z": Vectors.of(z)}, device="cuda"), vectors="z")
+    for name in ("keep", "witness", "score"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
+    assert pairs_by_uid(uid, got.edges) == pairs_by_uid(uid, want.edges)
