@@ -2,12 +2,13 @@
 
 from typing import Any
 
-__all__ = ["append", "audit", "build", "replay"]
+__all__ = ["append", "audit", "build", "replay", "sweep"]
 _HOMES = {
     "append": "curate.appending",
     "build": "curate.building",
     "audit": "curate.auditing",
     "replay": "curate.replaying",
+    "sweep": "curate.sweeping",
 }  # not modules of the same name: an imported submodule would hide the function
 
 

@@ -12,12 +12,14 @@ from curate.engine_local import default_workers
 from curate.generations import Generations, generations_of, same_place
 from curate.machine import memory_bytes, resolve_device
 from curate.measuring import shard_signature, sidecar_digest
+from curate.memory import fitting_workers
 from curate.plan import cached_digests, cached_shards, check_columns, evaluation_paths, forecast, measures_of
 from curate.recipe import Recipe, read_recipe
 from curate.standing import discard, parts_stand
 from curate.stored import described
 from manifests.digest import digest
 from manifests.errors import Refusal
+from manifests.memory import family_bytes
 from manifests.progress import record_event
 from manifests.publish import locked
 from manifests.run import Run, open_run
@@ -90,7 +92,8 @@ def append_plan(
     """What `append` would do and what it will take, as `curate/dry_run.py` tells it of a build. Nothing is written."""
     root = _root(run)
     grown = _grown(root, pool, redecide)
-    count, limit = workers or default_workers(), memory_bytes(memory)
+    limit = memory_bytes(memory)
+    count = fitting_workers(workers or default_workers(), limit)
     new = grown.generations.pools[len(grown.pools) :]
     kept = {stage["id"]: stage["counts"].get("kept", 0) for stage in grown.record["stages"]}
     beside = dict.fromkeys(kept, grown.record["counts"]["rows"]) if redecide else kept
@@ -101,7 +104,7 @@ def append_plan(
     return {
         "pool": seen.path, "shards": len(seen.shards), "rows": rows, "workers": count, "memory_limit": limit, "evaluations": evaluation_paths(grown.recipe),
         "stages": [line.plain() for line in lines], "seconds": sum(line.seconds or 0 for line in lines),
-        "memory": max((line.memory or 0 for line in lines), default=0),
+        "memory": (family_bytes() or 0) + max((line.memory or 0 for line in lines), default=0),
     }  # fmt: skip
 
 
@@ -155,6 +158,8 @@ def _record(root: Path) -> dict[str, Any]:
         if record.get("shards") == "planned":
             break
         return record
+    if not (root / "recipe.yaml").is_file():
+        raise Refusal("not-a-run", str(root), "is no run", "a finished run", "Make one: curate build RECIPE --pool POOL --out RUN")
     raise Refusal("not-a-run", str(root), "is not finished", "a finished run", f"Finish it: curate build {root}/recipe.yaml --out {root}")
 
 

@@ -19,6 +19,7 @@ from manifests.publish import publish_table, published_digest
 from manifests.shards.columns import RESERVED
 from manifests.shards.index import index_shard, uids
 from manifests.shards.pool_yaml import PoolDescription, Shard, open_pool, write_pool_yaml
+from manifests.shards.read import local_path
 from manifests.strict_yaml import read_yaml
 from manifests.vectors.store import vectors_digest, write_vectors
 
@@ -45,7 +46,14 @@ class _Place:
 
 
 def attach(
-    pool: Path, table: Path, *, name: str, key: str | None = None, vectors: str | None = None, columns: list[str] | None = None, quiet: bool = False
+    pool: str | Path,
+    table: str | Path,
+    *,
+    name: str,
+    key: str | None = None,
+    vectors: str | None = None,
+    columns: list[str] | None = None,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Join a table, or vectors, to a pool's samples, and write what was joined beside `pool.yaml`, one file a shard, row i for sample i.
 
@@ -59,16 +67,17 @@ def attach(
     columns     which columns; default all that the pool has not yet
     Vectors     are scaled to length one in float64 and kept as float16; one that is not finite, or zero, becomes null
     Columns     NaN and infinities become null
-    Writes      POOL/attached/NAME/SOURCE/SHARD.parquet or .arrow, and an entry under `attached` in `pool.yaml`
+    Writes      POOL/attached/NAME/SOURCE/SHARD.parquet or .arrow, and an entry under `attached` in `pool.yaml`. The pool's shards may lie at a URL, its
+                pool.yaml not; a pool that was copied to a URL with its `attached` is read there by every build
     Returns     matched, unmatched in the pool, unmatched in the table, null vectors, what was left out
     Cost        one pass over the shards' bytes (they give the rows' identity) and one over the table
-    Errors      [bad-pool], [unknown-column], [no-such-file]; [bad-value]: a name twice in the table, a name that stands for two samples,
-                vectors that do not fit, no match at all
+    Errors      [bad-pool], [unknown-column], [no-such-file]; [bad-value]: a pool or a table at a URL, a name twice in the table, a name that stands for two
+                samples, vectors that do not fit, no match at all
     """
-    described, body = _pool(Path(pool))
+    described, body = _pool(str(pool))
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or name in RESERVED:
         raise Refusal("bad-value", "--name", f"{name!r} cannot name a column", "letters, digits and `_`, and no name that keepset uses itself")
-    given = _read(Path(table), vectors, key)
+    given = _read(_here(str(table), "the table", "Fetch it first"), vectors, key)
     made = digest(VERSION, name, key, vectors, columns, [file_digest(f) for f in given.files])
     places, counts = _join(described, given, key, str(table), quiet)
     folder = Path(described.folder()) / "attached" / name
@@ -84,12 +93,19 @@ def attach(
     return {"name": name, "kind": entry["kind"], "columns": kinds, **counts, **notes}
 
 
-def _pool(pool: Path) -> tuple[PoolDescription, dict[str, Any]]:
-    described = open_pool(pool)
-    if not described.path.endswith((".yaml", ".yml")) or "://" in described.path:
-        raise Refusal(
-            "bad-pool", str(pool), "has no pool.yaml of its own", "a folder with pool.yaml", "Make one with `curate ingest SHARDS --to POOL`"
-        )
+def _here(path: str, what: str, cure: str) -> Path:
+    """A path on this machine. Raises `Refusal` [bad-value] for any other URL: what is read at one is not written there."""
+    here = local_path(path)
+    if here is None:
+        raise Refusal("bad-value", path, f"{what} lies at a URL", "a path on this machine", cure)
+    return Path(here)
+
+
+def _pool(pool: str) -> tuple[PoolDescription, dict[str, Any]]:
+    cure = "Attach where the pool lies, and copy pool.yaml and attached/ there; or describe its shards here: curate ingest 'URL/{00000..00009}.tar' --to POOL"
+    described = open_pool(_here(pool, "the pool, beside whose pool.yaml the files are written,", cure))
+    if not described.path.endswith((".yaml", ".yml")):
+        raise Refusal("bad-pool", pool, "has no pool.yaml of its own", "a folder with pool.yaml", "Make one with `curate ingest SHARDS --to POOL`")
     return described, read_yaml(Path(described.path).read_bytes(), described.path, "bad-pool")
 
 
@@ -117,8 +133,10 @@ def _read_folder(folder: Path, vectors: str | None, parquets: list[Path] | None 
     if (folder / "metadata").is_dir() and list(folder.glob("*_emb")):
         return _clip_retrieval(folder, vectors or "img_emb")
     parquets = sorted(folder.glob("*.parquet")) if parquets is None else parquets
-    if not parquets or not all(p.exists() for p in parquets):
-        raise Refusal("no-such-file", str(parquets[0] if parquets else folder), "is not there", "the Parquet that names the rows, beside the vectors")
+    gone = [str(p) for p in parquets if not p.exists()]
+    if gone or not parquets:
+        where, given = (gone[0], "is not there") if gone else (str(folder), "holds no Parquet")
+        raise Refusal("no-such-file", where, given, "the Parquet that names the rows, beside the vectors")
     if vectors is None and not needs_vectors:
         return _parquet(parquets, None)
     parts, files = [], []
@@ -279,6 +297,14 @@ def _write_vectors(folder: Path, name: str, parts: list[np.ndarray], places: lis
         if vectors_digest(path) != identity:
             block[~valid] = 0
             write_vectors(path, (block / np.where(valid, length, 1)[:, None]).astype(np.float16), valid, identity)
+    matched = sum(int((place.at >= 0).sum()) for place in places)
+    if matched and nulls == matched:
+        raise Refusal(
+            "bad-value",
+            name,
+            f"none of the {matched:,} vectors is of finite numbers and longer than zero",
+            "vectors that can be scaled to length one",
+        )
     return {name: f"float16[{parts[0].shape[1]}]"}, {"null_vectors": nulls, "scaled_to_length_one": True}  # type: ignore[dict-item]
 
 

@@ -11,14 +11,25 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate.attached import attached_digests, bring
 from curate.deciding import Setting, decide
 from curate.engine_local import default_workers, map_tasks
-from curate.frame import Frame, attached_digests
+from curate.frame import Frame
 from curate.generations import Generations, as_grown, generations_of
 from curate.machine import memory_bytes, resolve_device
 from curate.measuring import Measured, MeasureTask, measure_shard, part_path
 from curate.memory import fitting_workers, held_under, refuse_early, shares
-from curate.plan import cached_digests, cached_shards, check_columns, evaluation_names, evaluation_paths, measures_for, measures_of, needs_of
+from curate.plan import (
+    attachments_read,
+    cached_digests,
+    cached_shards,
+    check_columns,
+    evaluation_names,
+    evaluation_paths,
+    measures_for,
+    measures_of,
+    needs_of,
+)
 from curate.recipe import Recipe, read_recipe
 from curate.recording import bounds_of, build_digest, generation_records, inputs_of, ledger_stages, publish_run
 from curate.stages import MEASURE
@@ -134,6 +145,7 @@ def _refuse_foreign(root: Path) -> None:
         "shards",
         "evidence",
         "evaluations",
+        "replays",
         "cache",
         "scratch",
         "report.html",
@@ -156,7 +168,8 @@ def _finished(root: Path, recipe: Recipe, generations: Generations, recheck: boo
         inputs[name] = [known[s.id] for s in described.shards]
         if not parts_stand(folder, described, inputs[name], measures_for(recipe, name or None)):
             return None
-        inputs[f"attached {name}"] = attached_digests(described)
+        bring(described, folder, attachments_read(recipe, described))
+        inputs[f"attached {name}"] = attached_digests(described, folder)
     try:
         run = open_run(root)
         same = run.info["build_digest"] == build_digest(recipe, inputs | bounds_of(generations.bounds))
@@ -281,6 +294,7 @@ def measure_pool(
         else:
             results |= _measure(recipe, each, root, options, last)
     pool = generations.whole
+    bring(pool, root, attachments_read(recipe, pool), anew=options.recheck, events=options.events, quiet=options.quiet)
     _agree(root, pool)
     frame = Frame(root, pool, [results[s.id].input_digest for s in pool.shards], _counts(pool, results), bounds=generations.bounds)
     frame.identify()

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from manifests.errors import Refusal
 from manifests.front import Verbs, emit
 
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, for programs.")
@@ -72,14 +73,14 @@ def ingest(
 
 
 @main.command()
-@click.argument("pool", type=click.Path(path_type=Path))
-@click.argument("table", type=click.Path(path_type=Path))
+@click.argument("pool")
+@click.argument("table")
 @click.option("--name", required=True, help="What the attached columns or vectors are called.")
 @click.option("--key", help="The table's column that names samples (by default uid, source_uid, key or path), or TABLECOLUMN=POOLCOLUMN.")
 @click.option("--vectors", help="The table's column that holds vectors.")
 @click.option("--column", "columns", multiple=True, help="A column to attach; may be given again. Default: all.")
 @JSON
-def attach(pool: Path, table: Path, name: str, key: str | None, vectors: str | None, columns: tuple[str, ...], as_json: bool) -> None:
+def attach(pool: str, table: str, name: str, key: str | None, vectors: str | None, columns: tuple[str, ...], as_json: bool) -> None:
     """Attach your own vectors, scores or columns to POOL, so that nothing is embedded twice.
 
     Example: curate attach pools/photos clip.parquet --name clip --key key
@@ -147,15 +148,26 @@ def build(recipe: str, pool: str | None, out: Path, settings: tuple[str, ...], r
 @click.option("--order", metavar="STAGE,STAGE", help="These stages, in this order, take the places that they hold now.")
 @click.option("--recipe", help="A whole recipe instead of the run's own.")
 @click.option("--out", type=click.Path(path_type=Path), help="A new folder for the whole run; `curate build` then only writes its shards.")
+@click.option("--sweep", is_flag=True, help="Fold the run at several limits of each stage and store them for the sliders of the report.")
 @DEVICE
 @click.option("--memory", help="Private memory to stay under, such as 4GiB; default: half of the machine.")
 @JSON
-def replay(run: Path, settings: tuple[str, ...], without: tuple[str, ...], order: str | None, recipe: str | None, out: Path | None, device: str,
-           memory: str | None, as_json: bool) -> None:  # fmt: skip
+def replay(run: Path, settings: tuple[str, ...], without: tuple[str, ...], order: str | None, recipe: str | None, out: Path | None, sweep: bool,
+           device: str, memory: str | None, as_json: bool) -> None:  # fmt: skip
     """Decide RUN again with other thresholds, stages or order, without a picture: funnel, flows, forecast.
 
     Example: curate replay runs/photos --set dedup.perceptual.max_rms=8 --without keep.where
     """
+    if sweep:
+        from curate.sweeping import sweep as stops
+        from curate.sweeping import text as told
+
+        if settings or without or order or recipe or out:
+            raise Refusal(
+                "bad-value", "--sweep", "was given with --set, --without, --order, --recipe or --out", "alone, or with --device and --memory"
+            )
+        emit(stops(run, device=device, memory=memory, quiet=as_json), as_json, told)
+        return
     from curate.replaying import replay as function
     from curate.replaying import text
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,13 +19,16 @@ from curate.budgets import Call, calls
 from curate.frame import Frame
 from curate.measuring import part_path, stage_key, vector_name
 from curate.pool import Edges, Pool, Share, State, Verdicts
-from curate.recipe import Column, Expression, PoolPaths, ResolvedStage, VectorName
+from curate.recipe import Column, Expression, PoolPaths, Preferred, ResolvedStage, VectorName
 from curate.verdict_parts import decision_stands, edges_path, newer, own_column, publish_edges, verdict_table
 from manifests.digest import digest
 from manifests.errors import Refusal
 from manifests.memory import left
 from manifests.publish import EDGES_KEY, publish_bytes, publish_table
 from manifests.schema import is_truth
+
+if TYPE_CHECKING:
+    from manifests.vectors.store import Vectors
 
 SCAN_SECONDS = 20.0  # how much work a crash may cost a long decision
 IGNORES_PROTECT = ("leakage",)
@@ -230,14 +233,14 @@ def _verdicts(
     for name in stage.reads(VectorName):
         found, valid = frame.vectors(name)
         vectors[name] = (found, np.cumsum(valid) - 1, valid)
-    has_all = [valid for _, _, valid in vectors.values()]
+    has_all = [valid for _, _, valid in vectors.values()] if _needs_vectors(stage) else []
     table = frame.columns(read_columns(stage, frame), _mask(len(frame.live), rows))
     judged = _judged(stage, table, rows, has_all)
     fixed = np.arange(len(rows)) < settled
     if stage.protect and not _ignores_protection(stage):
         from manifests.expression import evaluate
 
-        fixed = fixed | evaluate(stage.protect, table, f"{stage.id}: protect").fill_null(False).to_numpy(zero_copy_only=False)
+        fixed = fixed | evaluate(stage.protect, table, f"{stage.id}: protect", len(rows)).fill_null(False).to_numpy(zero_copy_only=False)
     chosen = np.flatnonzero(judged)
     inner = _rows(table, chosen)
     total, memory = _empty(len(rows)), left(setting.memory)
@@ -248,7 +251,7 @@ def _verdicts(
         where = chosen[local]
         pool = Pool(
             uid[where], _rows(inner, local),
-            {n: v.subset(place[rows[where]]) for n, (v, place, _) in vectors.items()},
+            {name: _vectors_of(*each, rows[where]) for name, each in vectors.items()},
             fixed=fixed[where], seed=setting.seed, stage=stage.id, group=group, memory=memory,
             keeper=Scratch(scratch / hashlib.sha256(group.encode()).hexdigest()[:16]), read_payloads=_of(answer, rows[where]) if answer else frame.payload_reader(rows[where]),
             evaluations=evaluations, device=setting.device, edges=edges, settled=where < settled,
@@ -269,6 +272,15 @@ def _judged(stage: ResolvedStage, table: pa.Table, rows: np.ndarray, has_all: li
     return judged
 
 
+def _needs_vectors(stage: ResolvedStage) -> bool:
+    """Whether nothing can be said of a row without a vector; else it comes with a zero vector, which is near nothing."""
+    return not getattr(inspect.getmodule(stage.function), "VECTORS_MAY_BE_MISSING", False)
+
+
+def _vectors_of(vectors: "Vectors", place: np.ndarray, has: np.ndarray, rows: np.ndarray) -> "Vectors":
+    return vectors.subset(place[rows]) if has[rows].all() else vectors.with_missing(place[rows], has[rows])
+
+
 def _gone(stage: ResolvedStage, frame: Frame, rows: np.ndarray, has_all: list[np.ndarray]) -> np.ndarray:
     """The group of each judged row among those that earlier generations dropped here."""
     if not any(isinstance(value, Share) for value in stage.parameters.values()) or not len(rows):
@@ -284,8 +296,11 @@ def _groups(stage: ResolvedStage, table: pa.Table, count: int) -> np.ndarray:
 
 
 def needed_columns(stage: ResolvedStage) -> list[str]:
-    """The columns without which a row is not judged."""
-    return [*stage.reads(Column), *([stage.within] if stage.within else [])]
+    """The columns without which a row is not judged: all that it reads but those that only say whom to keep."""
+    found = [*stage.reads(Column), *([stage.within] if stage.within else [])]
+    for name in stage.reads(Preferred):
+        found.remove(name)  # once: another parameter may need it
+    return found
 
 
 def _of(answer: Reader, rows: np.ndarray) -> Reader:
@@ -327,13 +342,13 @@ def _evaluation_pool(stage: ResolvedStage, frame: Frame, setting: Setting, answe
     vectors = {}
     for name in stage.reads(VectorName):
         found, has = frame.vectors(name)
-        rows = rows[has[rows]]
-        vectors[name] = found.subset((np.cumsum(has) - 1)[rows])
+        rows = rows[has[rows]] if _needs_vectors(stage) else rows
+        vectors[name] = (found, np.cumsum(has) - 1, has)
     kept = np.isin(np.flatnonzero(frame.live), rows)
     return Pool(
         frame.uid(_mask(len(frame.live), rows)),
         _rows(table, np.flatnonzero(kept)),
-        vectors,
+        {name: _vectors_of(*each, rows) for name, each in vectors.items()},
         stage=stage.id,
         memory=left(setting.memory),
         read_payloads=answer or frame.payload_reader(rows),

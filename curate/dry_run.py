@@ -8,6 +8,7 @@ from curate.engine_local import default_workers
 from curate.generations import as_grown, generations_of
 from curate.machine import memory_bytes, resolve_device
 from curate.measuring import file_signature
+from curate.memory import fitting_workers
 from curate.plan import check_columns, evaluation_paths, forecast
 from curate.recipe import read_recipe
 from manifests.errors import Refusal
@@ -41,7 +42,7 @@ def dry_run(
     for shard in description.shards:
         if file_signature(shard.url) is None:
             raise Refusal("no-such-file", shard.url, "this shard is missing", cure="Bring it back, or take it out of pool.yaml")
-    count = workers or default_workers()
+    count = fitting_workers(workers or default_workers(), memory_bytes(memory))
     rows, lines = forecast(resolved, description, Path(out), count, resolve_device(device), memory_bytes(memory), reuse=[Path(r) for r in reuse])
     return {
         "pool": resolved.pool, "shards": len(description.shards), "rows": rows, "workers": count, "memory_limit": memory_bytes(memory), "evaluations": evaluation_paths(resolved),
@@ -50,10 +51,14 @@ def dry_run(
     }  # fmt: skip
 
 
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def text(plan: dict[str, Any]) -> str:
     """For a reader."""
     lines = [
-        f"{plan['pool']}: {plan['shards']} shards, about {plan['rows']:,} samples; {plan['workers']} workers, memory limit {plan['memory_limit'] / (1 << 30):.1f} GiB"
+        f"{plan['pool']}: {_counted(plan['shards'], 'shard')}, about {_counted(plan['rows'], 'sample')}; {_counted(plan['workers'], 'worker')}, memory limit {plan['memory_limit'] / (1 << 30):.1f} GiB"
     ]
     for stage in plan["stages"]:
         done = "done" if stage["done"] == stage["parts"] else f"{stage['done']} of {stage['parts']} parts stand"

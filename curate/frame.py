@@ -11,12 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curate.attached import attached_digests, attached_path
 from curate.measuring import index_digest, measure_digest, part_path, readable_rows, vector_name, vector_path
 from curate.recipe import ResolvedStage
-from manifests.digest import digest, file_digest
+from manifests.digest import digest
 from manifests.errors import Refusal
 from manifests.publish import publish_table, published_digest, read_part
 from manifests.schema import IDENTITY, is_truth
+from manifests.shards.columns import types_of
 from manifests.shards.pool_yaml import PoolDescription, Shard
 from manifests.shards.read import ShardReader
 from manifests.vectors.store import Vectors, vectors_digest
@@ -62,12 +64,20 @@ class Frame:
         for number in range(len(self.bounds)):
             shards, _ = self.span(number)
             chain = digest("measure.index", [self.inputs[i] for i in shards])
-            attached = attached_digests(self.pool, [self.shards[i] for i in shards])
+            attached = attached_digests(self.pool, self.root, [self.shards[i] for i in shards])
             found = {f"attached/{entry['name']}": given for entry, given in zip(self.pool.attached, attached, strict=True)}
             self.lineage.append(Lineage({"measure.index": chain, **found}, chain))
         for entry in self.pool.attached:
             for name in entry.get("columns") or [entry["name"]]:
                 self.catalog[name] = f"attached/{entry['name']}"
+
+    def own_types(self) -> dict[str, pa.DataType]:
+        """The pool's own columns, attached ones and `truth_*` included, with the type that `read` gives them."""
+        found = {"uid": pa.string()}
+        for stage in ("measure.index", *(f"attached/{entry['name']}" for entry in self.pool.attached)):
+            paths = [path for shard in self.shards if (path := self._path(stage, shard)).suffix == ".parquet" and path.exists()]
+            found |= types_of(pq.read_schema(path) for path in paths)
+        return {name: kind for name, kind in found.items() if name not in INDEX_ONLY}
 
     @property
     def digests(self) -> dict[str, str]:
@@ -97,7 +107,7 @@ class Frame:
 
     def _path(self, stage: str, shard: Shard) -> Path:
         if stage.startswith("attached/"):
-            return attached_path(self.pool, stage, shard)
+            return attached_path(self.pool, stage, shard, self.root)
         return part_path(self.root, stage, shard)
 
     def identify(self) -> None:
@@ -258,25 +268,6 @@ def identity_digests(inputs: list[str]) -> list[str]:
         before = digest("identity", 1, before, given)
         made_of.append(before)
     return made_of
-
-
-def attached_digests(pool: PoolDescription, shards: Sequence[Shard] | None = None) -> list[str]:
-    """What each attachment of a pool holds for its shards (or these of them), in their order."""
-    given = pool.shards if shards is None else shards
-    return [digest(stage, [_content(attached_path(pool, stage, s)) for s in given]) for stage in (f"attached/{e['name']}" for e in pool.attached)]
-
-
-def attached_path(pool: PoolDescription, stage: str, shard: Shard) -> Path:
-    base = Path(shard.folder or pool.folder()) / stage / (shard.own or shard.source)
-    vectors = base / f"{shard.name}.arrow"
-    return vectors if vectors.exists() else base / f"{shard.name}.parquet"
-
-
-def _content(path: Path) -> str | None:
-    """The digest that an attached file was published with, else that of its bytes."""
-    if not path.exists():
-        return None
-    return (vectors_digest(path) if path.suffix == ".arrow" else published_digest(path)) or file_digest(path)
 
 
 _READERS: dict[str, ShardReader] = {}

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,7 +23,7 @@ from manifests.images import Undecodable, header
 from manifests.memory import enough, give_back, size
 from manifests.publish import publish_table, published_digest
 from manifests.shards.pool_yaml import Shard
-from manifests.shards.read import ShardReader
+from manifests.shards.read import ShardReader, found_at, reaching, store_of
 from manifests.vectors.store import vectors_digest
 
 BATCH_ROWS = 64
@@ -32,6 +31,7 @@ BATCH_BYTES = 96 << 20  # what the pictures of a batch may take while they are m
 PIXEL_BYTES, JPEG_PIXEL_BYTES = 24, 6  # what measuring a picture takes at its peak for each pixel: by Pillow (the most is WebP), by libjpeg
 LIBRARIES = 96 << 20  # what a worker holds before it has read anything
 WORKER_BYTES = LIBRARIES + (160 << 20)  # the least to give to a worker: a batch, and freed memory that it keeps
+CHANGED = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "last_modified", "updated", "modify", "created")  # what stores call it
 SHARD_KEY, DAMAGE_KEY = b"keepset.shard", b"keepset.damage"
 
 
@@ -99,12 +99,11 @@ def file_signature(url: str) -> list[Any] | None:
         except FileNotFoundError:
             return None
         return [found.st_size, found.st_mtime_ns]
-    handle, path = fsspec.core.url_to_fs(url)
-    try:
-        info = handle.info(path)
-    except FileNotFoundError:
+    there = found_at(url)
+    if there is None:
         return None
-    return [info.get("size"), str(info.get("ETag") or info.get("mtime") or info.get("LastModified") or "")]
+    info = there[2]
+    return [info.get("size"), next((str(info[name]) for name in CHANGED if info.get(name)), "")]
 
 
 def shard_signature(shard: Shard) -> list[Any]:
@@ -168,7 +167,8 @@ def sidecar_digest(shard: Shard) -> str:
 
     if file_signature(shard.sidecar) is None:
         return ""
-    with fsspec.open(shard.sidecar, "rb") as file:
+    store, plain = store_of(shard.sidecar)
+    with reaching(shard.sidecar), store.open(plain, "rb") as file:
         return hashlib.sha256(file.read()).hexdigest()
 
 

@@ -43,16 +43,16 @@ def refuse_early(recipe: Recipe, rows: int, needs: list[tuple[str, int | None]],
     beside = ROW_BYTES * rows + LEDGER_BYTES * min(rows, ROWS_A_FILE) + WORKER_BYTES
     least = held + beside
     if least > memory:
-        raise Refusal("does-not-fit", "--memory", f"{size(memory)} for {rows:,} samples, {size(least)} are needed before any method",
+        raise Refusal("does-not-fit", "--memory", f"{size(memory)} for at least {rows:,} samples, {size(least)} are needed before any method",
                       cure=f"Give --memory {enough(beside)}")  # fmt: skip
     first = next((s.id for s in recipe.stages if s.kind == DECISION), None)
     for stage, needed in needs:
         if stage == first and needed is not None and needed > left(memory):
-            raise Refusal("does-not-fit", stage, f"needs {size(needed)} for {rows:,} samples", f"--memory allows {size(left(memory))}",
+            raise Refusal("does-not-fit", stage, f"needs {size(needed)} for at least {rows:,} samples", f"--memory allows {size(left(memory))}",
                           f"Give --memory {enough(needed)}")  # fmt: skip
     most = max(((needed, stage) for stage, needed in needs if needed is not None), default=None)
     line = f"memory: {size(memory)} allowed, {size(held)} held"
-    return line if most is None else f"{line}, {size(held + most[0])} at the peak, in {most[1]}, if all {rows:,} samples reach it"
+    return line if most is None else f"{line}, {size(held + most[0])} at the peak, in {most[1]}, if all samples (at least {rows:,}) reach it"
 
 
 @contextmanager

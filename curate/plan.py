@@ -2,25 +2,31 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate.attached import attached_schema, is_anywhere
 from curate.measuring import WORKER_BYTES, index_digest, measure_digest, part_path, shard_signature, vector_name
 from curate.pool import Share
 from curate.recipe import Column, Expression, PoolPaths, Recipe, ResolvedStage, VectorName, parse_recipe
-from curate.stages import MEASURE, STAGES
+from curate.rehearsal import rehearse
+from curate.stages import DECISION, MEASURE, STAGES
 from curate.timing import density, timed
 from manifests.errors import Refusal
 from manifests.publish import published_digest
 from manifests.schema import is_truth
+from manifests.shards.columns import column_of, sidecar_schema, types_of
+from manifests.shards.index import INDEX_SCHEMA
 from manifests.shards.pool_yaml import PoolDescription, Shard, open_pool
 
 INDEX_COLUMNS = ("uid", "key", "label", "label_name", "caption", "source_uid")
+Types = dict[str, tuple[pa.DataType, ...]]  # column -> the types that it may turn out to have
+SCALARS = (pa.string(), pa.int64(), pa.float64(), pa.bool_())  # what a top-level scalar of `.json` members becomes: which, only all rows tell
 
 
 def measures_of(recipe: Recipe, device: bool) -> tuple[ResolvedStage, ...]:
@@ -40,74 +46,107 @@ def measures_for(recipe: Recipe, path: str | None) -> list[ResolvedStage]:
     return [s for s in measures if wanted & {*s.writes, *([vector_name(s)] if s.name == "measure.vectors" else [])}]
 
 
-def pool_columns(pool: PoolDescription) -> set[str]:
-    """The pool's own columns as `pool.yaml`, attachments and the first sidecar of each source tell them, without reading a tar."""
-    names = {*INDEX_COLUMNS, *pool.columns}
+def pool_columns(pool: PoolDescription, every: bool = False) -> Types:
+    """The pool's own columns as `pool.yaml`, attachments and the first sidecar of each source (`every`: of each shard) tell them, without reading a tar."""
+    found: Types = {name: (INDEX_SCHEMA.field(name).type if name in INDEX_SCHEMA.names else pa.string(),) for name in INDEX_COLUMNS}
+    found |= dict.fromkeys(pool.columns, SCALARS)
+    sources = {shard.source: shard for shard in reversed(pool.shards)}
+    schemas = [schema for shard in (pool.shards if every else sources.values()) if (schema := sidecar_schema(shard.sidecar)) is not None]
+    beside = {name for schema in schemas for name in schema.names}
+    found |= {column: (kind,) for name, kind in types_of(schemas).items() if (column := column_of(name, beside))}
     for entry in pool.attached:
-        names.update(entry.get("columns") or [entry["name"]])
-    seen: set[str] = set()
-    for shard in pool.shards:
-        if shard.source in seen:
-            continue
-        seen.add(shard.source)
-        handle, path = fsspec.core.url_to_fs(shard.sidecar)
-        if handle.exists(path):
-            with handle.open(path, "rb") as file:
-                names.update(pq.read_schema(file).names)
-    return names
+        if entry.get("kind") != "vectors":
+            found |= {field.name: (field.type,) for field in attached_schema(pool, entry["name"]) or ()}
+    return found
 
 
-def check_columns(recipe: Recipe, pool: PoolDescription, known: set[str] | None = None) -> None:
-    """Every column, vector column, expression and encoder of the recipe exists where it is read. Raises `Refusal` before any work.
+def check_columns(recipe: Recipe, pool: PoolDescription, known: Mapping[str, pa.DataType] | None = None) -> None:
+    """Every column, vector column and encoder of the recipe exists where it is read, each expression can be asked of columns of these types, and no decision
+    refuses its parameters or files.
 
-    known    the pool's own columns, where they are known already: nothing of the pool is opened then
+    Raises `Refusal` before any work, with the recipe's line. Where the types that are known at a glance do not fit, all sidecars are asked before it is refused.
+    known    the pool's own columns with their types, where they are known already: nothing of the pool is opened then, and no decision asked, as a replay
+             begins with them and says better what it cannot do
     """
     if known is not None:
-        return _check(recipe, pool, known)
-    known = pool_columns(pool)
+        return _check(recipe, pool, {name: (kind,) for name, kind in known.items()}, rehearsed=False)
+    columns = pool_columns(pool)
+    without_value = {name.lower() for name, kinds in columns.items() if kinds == (pa.null(),)}  # in the first shard: a later one tells the type
+    if without_value & _asked_of(recipe):
+        columns = pool_columns(pool, every=True)
     try:
-        _check(recipe, pool, known)
+        _check(recipe, pool, columns)
     except Refusal as refusal:
-        if refusal.slug != "unknown-column":
+        if refusal.slug not in ("unknown-column", "bad-sql"):
             raise
-        _check(recipe, pool, known | _peek(pool))  # columns that only the tars' `.json` members tell
+        columns = pool_columns(pool, every=True)
+        _check(recipe, pool, (_peek(pool) if refusal.slug == "unknown-column" else {}) | columns)  # columns that only the tars' `.json` members tell
 
 
-def _check(recipe: Recipe, pool: PoolDescription, known: set[str]) -> None:
+def _check(recipe: Recipe, pool: PoolDescription, known: Types, rehearsed: bool = True) -> None:
     from curate.encoders import parse
-    from manifests.expression import columns_of
+    from manifests.expression import bind
 
-    known = set(known)
-    vectors = {e["name"] for e in pool.attached if e.get("kind") == "vectors"}
+    known = dict(known)
+    attached = {e["name"] for e in pool.attached if e.get("kind") == "vectors"}
+    vectors = set(attached)
     for stage in recipe.stages:
         if "encoder" in stage.parameters:
-            parse(stage.parameters["encoder"], f"{stage.id}: encoder")
+            parse(stage.parameters["encoder"], f"{stage.place}: encoder")
         wanted = [*stage.reads(Column), *([stage.within] if stage.within else [])]
-        for sql in [*stage.reads(Expression), *([stage.protect] if stage.protect else [])]:
-            wanted += columns_of(sql, known, stage.id)
+        for parameter, sql in stage.expressions():
+            wanted += bind(sql, known, f"{stage.place}: {parameter}")
         for name in wanted:
             if is_truth(name):
-                raise Refusal("truth-column", stage.id, f"reads {name!r}", "truth_* columns go to the ledger and the report; no stage may read them")
+                raise Refusal(
+                    "truth-column", stage.place, f"reads {name!r}", "truth_* columns go to the ledger and the report; no stage may read them"
+                )
             if name not in known:
-                given = f"reads column {name!r}, which no earlier stage writes"
-                raise Refusal("unknown-column", stage.id, given, f"known here: {', '.join(sorted(known))}", _writer(name))
+                given = f"reads column {name!r}, which no earlier stage writes" + (": it is a vector column" if name in vectors else "")
+                cure = _gone(name, pool) or _writer(name)
+                raise Refusal("unknown-column", stage.place, given, f"known here: {', '.join(sorted(known))}", cure)
         for name in stage.reads(VectorName):
             if name not in vectors:
                 given, have = f"reads vectors {name!r}, which no earlier stage writes", ", ".join(sorted(vectors)) or "none"
                 cure = "Add `- measure.vectors: {encoder: …, as: NAME}` before it"
-                raise Refusal("unknown-column", stage.id, given, f"earlier vectors: {have}", cure)
-        known |= set(stage.writes)
+                raise Refusal("unknown-column", stage.place, given, f"earlier vectors: {have}", cure)
+            if rehearsed and name in attached and not is_anywhere(pool, name):
+                raise Refusal("unknown-column", stage.place, f"reads vectors {name!r}, of which there is no file", cure=_gone(name, pool))
+        if rehearsed and stage.kind == DECISION and not stage.reads(Expression):
+            rehearse(stage, known)
+        known |= {name: (kind,) for name, kind in stage.writes.items()}
         if stage.name == "measure.vectors":
             vectors.add(vector_name(stage))
 
 
-def _peek(pool: PoolDescription) -> set[str]:
-    """The columns of the first shard of each source, read in full."""
+def attachments_read(recipe: Recipe, pool: PoolDescription) -> set[str]:
+    """The attachments of a pool that a stage of the recipe reads."""
+    wanted = {name.lower() for stage in recipe.stages for name in (*stage.reads(Column, VectorName), *([stage.within] if stage.within else []))}
+    wanted |= _asked_of(recipe) if pool.attached else set()
+    return {entry["name"] for entry in pool.attached if wanted & {name.lower() for name in entry.get("columns") or [entry["name"]]}}
+
+
+def _asked_of(recipe: Recipe) -> set[str]:
+    """The names, in small letters, that expressions of the recipe mention."""
+    from manifests.expression import names_in
+
+    return {name for stage in recipe.stages for parameter, sql in stage.expressions() for name in names_in(sql, f"{stage.place}: {parameter}")}
+
+
+def _peek(pool: PoolDescription) -> Types:
+    """The columns of the first shard of each source, read in full. A whole number may meet a fraction in a later shard."""
     from curate.frame import INDEX_ONLY
     from manifests.shards.index import index_shard
 
     first = {shard.source: shard for shard in reversed(pool.shards)}
-    return {name for shard in first.values() for name in index_shard(shard).table.column_names} - INDEX_ONLY
+    types = types_of(index_shard(shard).table.schema for shard in first.values())
+    return {name: (kind, pa.float64()) if kind == pa.int64() else (kind,) for name, kind in types.items() if name not in INDEX_ONLY}
+
+
+def _gone(column: str, pool: PoolDescription) -> str:
+    """What to do about a column of an attachment whose files are not there."""
+    names = [entry["name"] for entry in pool.attached if column in (entry.get("columns") or ())]
+    return f"pool.yaml has it as attached, but attached/{names[0]} holds no file of it: bring them back, or attach it again" if names else ""
 
 
 def _writer(column: str) -> str:
@@ -182,10 +221,11 @@ def forecast(
     """
     seconds, measured_dims, held = timed(recipe, pool, device)
     dims = _attached_dims(pool) | measured_dims
-    lines = []
+    lines, tests = [], {}
     for path, name in evaluation_names(evaluation_paths(recipe)).items():
         folders = [folder / "evaluations" / name for folder in (root, *reuse)]
-        lines += _measure_lines(measures_for(recipe, path), open_pool(path), folders, workers, (seconds, held), f"{name}: ")[1]
+        tests[path], found = _measure_lines(measures_for(recipe, path), open_pool(path), folders, workers, (seconds, held), f"{name}: ")
+        lines += found
     folders = [root, *reuse]
     rows, measures = _measure_lines(measures_for(recipe, None), pool, folders, workers, (seconds, held))
     by_name = {line.stage: line for line in measures}
@@ -198,7 +238,7 @@ def forecast(
         there = [
             sum(part_path(f, stage.id, s).exists() for s in pool.shards) if number <= same else 0 for f, same in zip(folders, unchanged, strict=True)
         ]
-        seconds_of, needed = _decision_cost(stage, rows + (beside or {}).get(stage.id, 0), dims, memory)
+        seconds_of, needed = _decision_cost(stage, rows + (beside or {}).get(stage.id, 0), dims, memory, tests)
         stands = max(there)
         took = 0.0 if stands == len(pool.shards) else seconds_of() if seconds_of else None
         lines.append(Forecast(stage.id, stage.kind, stands, len(pool.shards), took, needed))
@@ -238,11 +278,15 @@ def needs_of(recipe: Recipe, pool: PoolDescription, root: Path, memory: int) -> 
     """
     rows, counted = _rows(pool, root, cached_digests(root, pool))
     rows, dims, unchanged = rows if counted else int(0.8 * rows), _known_dims(recipe, pool, root), _unchanged(recipe, root)
-    needs = []
+    needs, tests = [], {}
+    for path, name in evaluation_names(evaluation_paths(recipe)).items():
+        each, folder = open_pool(path), root / "evaluations" / name
+        count, is_counted = _rows(each, folder, cached_digests(folder, each))
+        tests[path] = count if is_counted else int(0.8 * count)
     for number, stage in enumerate(recipe.stages, 1):
         stands = number <= unchanged and all(part_path(root, stage.id, s).exists() for s in pool.shards)
         if stage.kind != MEASURE and not stands:
-            needs.append((stage.id, _decision_cost(stage, rows, dims, memory)[1]))
+            needs.append((stage.id, _decision_cost(stage, rows, dims, memory, tests)[1]))
     return rows, needs
 
 
@@ -301,8 +345,13 @@ def _rows(pool: PoolDescription, root: Path, known: dict[str, str]) -> tuple[int
     return (int(sum(sizes) * density(first)) if first else 0), False
 
 
-def _decision_cost(stage: ResolvedStage, rows: int, dims: dict[str, int], memory: int) -> tuple[Callable[[], float] | None, int | None]:
-    """What tells the seconds of a decision (rates are measured when it is asked), and its bytes: vector work by the arithmetic of `manifests.vectors.forecast`, the rest by 200 bytes and 2 microseconds a row."""
+def _decision_cost(
+    stage: ResolvedStage, rows: int, dims: dict[str, int], memory: int, tests: Mapping[str, int] | None = None
+) -> tuple[Callable[[], float] | None, int | None]:
+    """What tells the seconds of a decision (rates are measured when it is asked), and its bytes: vector work by the arithmetic of `manifests.vectors.forecast`, the rest by 200 bytes and 2 microseconds a row.
+
+    tests    the rows of each evaluation pool, by path
+    """
     from manifests.vectors import forecast as work
     from manifests.vectors.hamming import seconds
 
@@ -312,6 +361,11 @@ def _decision_cost(stage: ResolvedStage, rows: int, dims: dict[str, int], memory
         by_vector, by_hash = work.copies(rows, known, stage.parameters["k"], memory), len(stage.parameters["hashes"])
         searched = lambda: by_vector.seconds() + by_hash * seconds(rows, 8 * rows, stage.parameters["max_distance"], 64)
         return (searched, by_vector.memory + work.bit_codes(rows, 8 * rows)) if len(known) == len(names) else (None, None)
+    if stage.name == "leakage.images":
+        verified, k = stage.parameters["min_copied"] is not None, stage.parameters["k"]
+        each = [work.leaks(rows, (tests or {}).get(path, rows), known, k, verified) for path in stage.reads(PoolPaths)]
+        told = len(known) == len(names)
+        return (lambda: sum(w.seconds() for w in each), max((w.memory for w in each), default=0)) if told else (None, None)
     if "max_distance" in stage.parameters:  # a search of hashes; how many rows have a candidate, whose thumbnails are read, shows only then
         base = 8 * rows if stage.parameters.get("turned") else rows
         return lambda: seconds(rows, base, stage.parameters["max_distance"], 64) + 2e-6 * rows, work.bit_codes(rows, base) + 200 * rows
@@ -326,22 +380,16 @@ def _decision_cost(stage: ResolvedStage, rows: int, dims: dict[str, int], memory
     kept = keep.of(rows) if isinstance(keep, Share) else rows
     found = {
         "dedup.all_pairs": lambda: work.pairs(rows, dim, stage.parameters["max_edges"], memory),
-        "dedup.semantic": lambda: work.inside_clusters(rows, dim, stage.parameters["clusters"], stage.parameters["max_edges"]),
+        "dedup.semantic": lambda: work.inside_clusters(rows, dim, stage.parameters["clusters"]),
         "dedup.semdedup": lambda: work.inside_clusters(
-            rows,
-            dim,
-            stage.parameters["clusters"] or max(1, round(rows**0.5)),
-            stage.parameters["max_edges"],
-            stage.parameters["iterations"],
-            256,
-            visits=0,
+            rows, dim, stage.parameters["clusters"] or max(1, round(rows**0.5)), stage.parameters["iterations"], 256, visits=0
         ),
         "dedup.mutual": lambda: work.neighbours(rows, rows, dim, stage.parameters["num_neighbours"]),
         "reduce.redundancy": lambda: work.cover(rows, kept, dim, memory),
         "reduce.density": lambda: work.clustered(rows, dim, stage.parameters["clusters"]),
         "reduce.prototypes": lambda: work.clustered(rows, dim, stage.parameters["clusters"]),
         "reduce.hierarchical": lambda: work.clustered(
-            rows, dim, stage.parameters["clusters"][0], stage.parameters["resampling"], stage.parameters["nearest"][0]
+            rows, dim, stage.parameters["clusters"][0], stage.parameters["resampling"], stage.parameters["nearest"][0], is_sought=True
         ),
         "select.kcenter": lambda: work.farthest(rows, kept, dim),
         "select.facility_location": lambda: work.facility(rows, kept, dim, memory),

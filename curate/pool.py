@@ -13,12 +13,26 @@ import pyarrow as pa
 
 from manifests import images
 from manifests.errors import Refusal
-from manifests.signature import Column, Expression, FilePath, PoolPaths, VectorName
+from manifests.signature import Column, Expression, FilePath, PoolPaths, Preferred, VectorName
 
 if TYPE_CHECKING:
     from manifests.vectors.store import Vectors
 
-__all__ = ["Batch", "Column", "Columns", "Edges", "Expression", "FilePath", "Pool", "PoolPaths", "Share", "State", "VectorName", "Verdicts"]
+__all__ = [
+    "Batch",
+    "Column",
+    "Columns",
+    "Edges",
+    "Expression",
+    "FilePath",
+    "Pool",
+    "PoolPaths",
+    "Preferred",
+    "Share",
+    "State",
+    "VectorName",
+    "Verdicts",
+]
 
 Columns = dict[str, "np.ndarray | pa.Array"]  # name -> one value a row; (b, d) float16 is a vector column
 State = tuple[np.ndarray, ...]
@@ -105,7 +119,10 @@ def _decoded(payload: Any, min_side: int | None, window: images.Window | None) -
 
 @dataclass
 class Edges:
-    """Pairs of rows (local indices) down to a stage's floor: `a`, `b` int64, `score` float64, and what else was seen of each pair (numpy arrays)."""
+    """Pairs of rows (local indices) down to a stage's floor: `a`, `b` int64, `score` float64, and what else was seen of each pair (numpy arrays).
+
+    Where a pair ends in an evaluation pool, `columns` has the other end's uid as `b` (S32) and its pool's name as `pool`; the array `b` is then `a` again.
+    """
 
     a: np.ndarray
     b: np.ndarray
@@ -260,10 +277,27 @@ class Pool:
 
     def keeper_order(self, prefer: Sequence[str] = (), then: np.ndarray | None = None) -> np.ndarray:
         """(n,) int64: each row's place when protected rows come first, then the larger `prefer` columns, the smaller `then` (n,), the smaller uid."""
-        keys = [self.uid_rank, *([] if then is None else [then]), *[-self.column(name).astype(np.float64) for name in reversed(prefer)], ~self.fixed]
+        keys = [self.uid_rank, *([] if then is None else [then]), *[-self._worth(name) for name in reversed(prefer)], ~self.fixed]
         rank = np.empty(len(self), np.int64)
         rank[np.lexsort(keys)] = np.arange(len(self))
         return rank
+
+    def _worth(self, name: str) -> np.ndarray:
+        """(n,) float64: a column of numbers, null and NaN below all others. Raises `Refusal` [bad-value] for other types."""
+        values = self._table.column(name)
+        if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)):
+            raise Refusal("bad-value", f"{self.stage}: prefer", f"{name} is of {values.type}", "columns of numbers")
+        found: np.ndarray = values.cast(pa.uint8() if pa.types.is_boolean(values.type) else values.type).cast(pa.float64(), safe=False).to_numpy()
+        return np.where(np.isnan(found), -np.inf, found)
+
+    def known(self, group: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """(groups,) bool: of which groups every row is settled. Pairs of two such groups are known already: nobody need look for them.
+
+        group    (n,) int64: the group of each row, or of each of `rows` (n,)
+        """
+        is_new = ~self.settled if rows is None else ~self.settled[rows]
+        found: np.ndarray = np.bincount(group, weights=is_new) == 0
+        return found
 
     def payloads(self, rows: np.ndarray) -> Iterator[Any]:
         """The image bytes of `rows`, in their order, read from the shards as they are asked for."""

@@ -14,7 +14,7 @@ from curate.pool import Share
 from curate.stages import DECISION, MEASURE, STAGES
 from manifests.errors import Refusal
 from manifests.schema import written_column
-from manifests.signature import Column, Expression, PoolPaths, VectorName, check, load, parameters, plain_value
+from manifests.signature import Column, Expression, PoolPaths, Preferred, VectorName, check, load, parameters, plain_value
 from manifests.strict_yaml import line_of, read_yaml
 
 FIELDS = ("format", "pool", "append", "redecided", "seed", "evaluate", "leakage", "stages", "shards")
@@ -24,13 +24,14 @@ COMMON = ("as", "within", "protect")
 
 @dataclass(frozen=True)
 class ResolvedStage:
-    """A stage with every parameter written out. `id` names its folder in the run: its name, or `as`."""
+    """A stage with every parameter written out. `id` names its folder in the run: its name, or `as`. `line`: where it stands, such as `recipe.yaml:5`."""
 
     id: str
     name: str
     parameters: dict[str, Any]
     within: str | None = None
     protect: str | None = None
+    line: str = field(default="", compare=False)
 
     @property
     def kind(self) -> str:
@@ -55,13 +56,24 @@ class ResolvedStage:
         return {written: own[column] for column, written in self.columns.items()}
 
     def reads(self, *kinds: Any) -> list[str]:
-        """The values of its parameters of the given kinds (`Column`, `VectorName`, `Expression`, `PoolPaths`), in their order."""
+        """The values of its parameters of the given kinds (`Column`, `VectorName`, `Expression`, `PoolPaths`), in their order; a `Preferred` column is a `Column`."""
+        kinds = (*kinds, Preferred) if Column in kinds else kinds
         found: list[str] = []
         for name, parameter in parameters(self.function).items():
             if any(k in kinds for k in _kinds(parameter.annotation)) and self.parameters[name] is not None:
                 value = self.parameters[name]
                 found.extend(value if isinstance(value, list | tuple) else [value])
         return found
+
+    def expressions(self) -> list[tuple[str, str]]:
+        """(parameter, SQL) of each expression that stands in it, `protect` last."""
+        own = [(name, self.parameters[name]) for name, p in parameters(self.function).items() if Expression in _kinds(p.annotation)]
+        return [(name, sql) for name, sql in [*own, ("protect", self.protect)] if sql is not None]
+
+    @property
+    def place(self) -> str:
+        """For messages: its id, after the line of the recipe where that is known."""
+        return f"{self.line}: {self.id}" if self.line else self.id
 
     def plain(self) -> dict[str, Any]:
         """As `recipe.yaml` writes it."""
@@ -207,7 +219,7 @@ def _stage(item: Any, where: str, chosen: dict[tuple[str, str], Any]) -> Resolve
     for key in ("within", "protect"):
         if common[key] is not None and (not isinstance(common[key], str) or STAGES[name].kind == MEASURE):
             raise Refusal("bad-value", f"{where}: {name}", f"{key}: {common[key]!r}", "text, for a decision")
-    return ResolvedStage(stage_id, name, check(load(name, "curate"), given, f"{where}: {name}"), common["within"], common["protect"])
+    return ResolvedStage(stage_id, name, check(load(name, "curate"), given, f"{where}: {name}"), common["within"], common["protect"], where)
 
 
 def _first_parameter(name: str, given: Any, where: str) -> str:

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curate.frame import Frame, attached_digests
+from curate.attached import attached_digests
+from curate.frame import Frame
 from curate.measuring import encoder_identity, stage_key
 from curate.recipe import Recipe
 from curate.stages import MEASURE, STAGES
@@ -30,7 +31,7 @@ def build_digest(recipe: Recipe, inputs: dict[str, list[Any]]) -> str:
 
 def inputs_of(frames: Mapping[str, Frame]) -> dict[str, list[Any]]:
     """The digests of all shards and attachments; "" names the pool itself, a path an evaluation pool. Of a run that grew also where each generation begins."""
-    found = {key: value for path, f in frames.items() for key, value in ((path, f.inputs), (f"attached {path}", attached_digests(f.pool)))}
+    found = {key: value for path, f in frames.items() for key, value in ((path, f.inputs), (f"attached {path}", attached_digests(f.pool, f.root)))}
     return found | bounds_of(frames[""].bounds)
 
 

@@ -3,8 +3,8 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from curate.building import link_run
-from curate.deciding import Setting, decide, truth_names
+from curate.deciding import Setting, decide
 from curate.frame import Frame
 from curate.generations import Generations, same_place
 from curate.machine import memory_bytes, resolve_device
@@ -28,6 +28,7 @@ from manifests.publish import locked, publish_bytes
 from manifests.run import Run, open_run
 from manifests.shards.pool_yaml import apart, recorded_pool
 
+Link = Callable[[Path, Path], None]
 BLOCK = 512  # a tar's members have a header of one block and are filled up to whole blocks
 
 
@@ -56,26 +57,47 @@ def replay(
     Guarantee   the ledger is that of a full build by the same recipe, the places in the shards included; what cannot be told without the pictures is refused
     Errors      `Refusal`: [not-replayable] names stage, parameter and what would work; those of `build`
     """
-    stored = _stored(Path(run))
+    stored = stored_run(Path(run))
     chosen = _chosen(stored, settings, without, order, recipe)
     check_measures(stored, chosen)
-    own = {*stored.frame.catalog, *truth_names(stored.frame)} - {name for s in stored.recipe.stages for name in s.writes}
-    check_columns(chosen, stored.pool, own)
+    check_columns(chosen, stored.pool, stored.frame.own_types())
     with _folder(stored.run.path, out) as root:
-        link_run(stored.run.path, root, os.symlink if out is None else os.link, _kept_parts(chosen))
         publish_bytes(root / "recipe.yaml", chosen.yaml().encode())
-        place = resolve_device(device) if any(stage.kind != MEASURE and stage.reads(VectorName) for stage in chosen.stages) else "cpu"
-        setting = Setting(chosen.seed, memory_bytes(memory), place, evaluation_frames(stored, chosen, root, evaluation_paths(chosen)))
-        frame = frame_of(root, stored.pool, stored.inputs, stored.bounds)
-        counts, how = _decide(stored, chosen, frame, setting, whole=out is not None)
-        totals = _record(stored, chosen, frame, setting, counts, root)
+        folded = fold(stored, chosen, root, device=device, memory=memory, whole=out is not None, link=os.symlink if out is None else os.link)
+        totals = _record(stored, chosen, folded, root)
         return {
-            "run": str(stored.run.path), "out": None if out is None else str(out), "counts": totals, "how": how, "funnel": _funnel(chosen, counts),
-            "flows": _flows(stored.run, root, out), "forecast": _forecast(chosen, frame),
+            "run": str(stored.run.path), "out": None if out is None else str(out), "counts": totals, "how": folded.how, "funnel": funnel(chosen, folded.counts),
+            "flows": _flows(stored.run, root, out), "forecast": _forecast(chosen, folded.frame),
         }  # fmt: skip
 
 
-def _stored(path: Path) -> Stored:
+@dataclass(frozen=True)
+class Folded:
+    """A recipe decided from what a run holds: the frame after the last stage, what it ran under, the counts of each stage, how each decision was made."""
+
+    frame: Frame
+    setting: Setting
+    counts: dict[str, dict[str, Any]]
+    how: dict[str, str]
+
+
+def fold(
+    stored: Stored, chosen: Recipe, root: Path, *, device: str = "auto", memory: str | int | None = None, whole: bool, link: Link = os.link
+) -> Folded:
+    """Decide `chosen` in the folder `root`, from what the run holds alone; neither ledger nor selection is written.
+
+    whole    nothing approximate (see `recorded_by`)
+    link     how files of the run come to stand in `root`: hard links for a run of its own, symbolic ones for a folder that goes again
+    """
+    link_run(stored.run.path, root, link, _kept_parts(chosen))
+    place = resolve_device(device) if any(stage.kind != MEASURE and stage.reads(VectorName) for stage in chosen.stages) else "cpu"
+    setting = Setting(chosen.seed, memory_bytes(memory), place, evaluation_frames(stored, chosen, root, evaluation_paths(chosen)))
+    frame = frame_of(root, stored.pool, stored.inputs, stored.bounds)
+    return Folded(frame, setting, *_decide(stored, chosen, frame, setting, whole))
+
+
+def stored_run(path: Path) -> Stored:
+    """The finished run at `path`. Raises `Refusal` [not-a-run], [not-replayable] where its recipe was edited."""
     run = open_run(path)
     recipe = read_recipe(path / "recipe.yaml")
     info = run.info
@@ -89,7 +111,7 @@ def _stored(path: Path) -> Stored:
     pools = apart([recorded_pool(record) for generation in run.generations for record in generation["pools"]])
     grown = Generations(tuple(pools), len(run.generations[0]["pools"]))
     inputs = [given for generation in run.generations for given in generation["inputs"]]
-    return Stored(run, recipe, with_attached(grown.whole), inputs, grown.bounds)
+    return Stored(run, recipe, with_attached(grown.whole, path), inputs, grown.bounds)
 
 
 def _chosen(stored: Stored, settings: Sequence[str], without: Sequence[str], order: str | None, recipe: str | Path | None) -> Recipe:
@@ -147,13 +169,14 @@ def _decide(stored: Stored, recipe: Recipe, frame: Frame, setting: Setting, whol
         if stage.kind == MEASURE:
             counts[stage.id] = {"in": int(frame.live.sum()), "quarantined": frame.add_measure(stage, recorded=True)}
         else:
-            counts[stage.id] = {**decide(stage, frame, setting, recorded_by(stored, asked, whole)), "quarantined": {}}
+            counts[stage.id] = {**decide(stage, frame, setting, recorded_by(stored, asked, whole, recipe.seed)), "quarantined": {}}
             how[stage.id] = asked.get(stage.id, "read")
     return counts, how
 
 
-def _record(stored: Stored, recipe: Recipe, frame: Frame, setting: Setting, counts: dict[str, dict[str, Any]], root: Path) -> dict[str, int]:
+def _record(stored: Stored, recipe: Recipe, folded: Folded, root: Path) -> dict[str, int]:
     """Ledger, selection and `run.json`. Where shards are to be written the run is not finished: a build of the same recipe goes on from here."""
+    frame, setting = folded.frame, folded.setting
     totals, outputs = finish(recipe, frame, ledger_stages(recipe), root, workers=1, quiet=True, planned=True)
     before = stored.run.info
     measured = {"": frame, **setting.evaluations}
@@ -166,7 +189,7 @@ def _record(stored: Stored, recipe: Recipe, frame: Frame, setting: Setting, coun
         "evaluations": {names[path]: path for path in evaluation_paths(recipe)}, "replayed": os.path.abspath(stored.run.path),
         "generations": _generations(stored, frame, root), "build_digest": None if planned else build_digest(recipe, inputs_of(measured)),
     }  # fmt: skip
-    publish_run(root, recipe, frame, counts, lineage | ({"shards": "planned"} if planned else {}))
+    publish_run(root, recipe, frame, folded.counts, lineage | ({"shards": "planned"} if planned else {}))
     return totals
 
 
@@ -176,7 +199,7 @@ def _generations(stored: Stored, frame: Frame, root: Path) -> list[dict[str, Any
     return generation_records(frame, pools, sorted((root / "ledger").glob("*.parquet"))) if pools else []
 
 
-def _funnel(recipe: Recipe, counts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def funnel(recipe: Recipe, counts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """One row a decision, as `manifests show` has it."""
     found = []
     for stage in recipe.stages:

@@ -7,7 +7,7 @@ golden digests (`tests/golden/stage_digests.json`) fail when that is forgotten. 
 from dataclasses import dataclass
 
 MEASURE, DECISION = "measure", "decision"
-ANY_MACHINE, SAME_DEVICE = "any machine", "same device class"  # SAME_DEVICE: an encoder; equal within tolerance elsewhere
+ANY_MACHINE, SAME_DEVICE = "any machine", "same device class"  # SAME_DEVICE: an encoder, or key points; equal within tolerance elsewhere
 
 
 @dataclass(frozen=True)
@@ -29,21 +29,21 @@ STAGES = {
     "measure.vectors": Stage(MEASURE, 1, SAME_DEVICE, needs_device=True),
     "keep.where": Stage(DECISION, 1),
     "keep.list": Stage(DECISION, 1),
-    "dedup.exact": Stage(DECISION, 1),
-    "dedup.perceptual": Stage(DECISION, 2),
-    "dedup.copies": Stage(DECISION, 1, SAME_DEVICE),
-    "dedup.all_pairs": Stage(DECISION, 1),
-    "dedup.semantic": Stage(DECISION, 1),
-    "dedup.semdedup": Stage(DECISION, 1),
-    "dedup.mutual": Stage(DECISION, 1),
-    "leakage.images": Stage(DECISION, 2),
+    "dedup.exact": Stage(DECISION, 2),
+    "dedup.perceptual": Stage(DECISION, 3),
+    "dedup.copies": Stage(DECISION, 2, SAME_DEVICE),
+    "dedup.all_pairs": Stage(DECISION, 2),
+    "dedup.semantic": Stage(DECISION, 2),
+    "dedup.semdedup": Stage(DECISION, 2),
+    "dedup.mutual": Stage(DECISION, 2),
+    "leakage.images": Stage(DECISION, 3, SAME_DEVICE),
     "labels.neighbours": Stage(DECISION, 1),
-    "reduce.redundancy": Stage(DECISION, 1),
+    "reduce.redundancy": Stage(DECISION, 2),
     "reduce.series": Stage(DECISION, 1),
     "reduce.information": Stage(DECISION, 1),
     "reduce.density": Stage(DECISION, 1),
-    "reduce.prototypes": Stage(DECISION, 1),
-    "reduce.hierarchical": Stage(DECISION, 1),
+    "reduce.prototypes": Stage(DECISION, 2),
+    "reduce.hierarchical": Stage(DECISION, 2),
     "select.random": Stage(DECISION, 1),
     "select.stratified": Stage(DECISION, 1),
     "select.kcenter": Stage(DECISION, 1),

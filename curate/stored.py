@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curate.attached import attached_path
 from curate.building import measures_for
 from curate.deciding import Reader, Recorded, edges_path, needed_columns
-from curate.frame import Frame, attached_path, identity_digests
+from curate.frame import Frame, identity_digests
 from curate.measuring import SHARD_KEY, index_digest, part_path, sidecar_digest
 from curate.pool import Edges
 from curate.recipe import Recipe, ResolvedStage, VectorName
@@ -61,9 +62,9 @@ class Stored:
         return Refusal("not-replayable", f"{self.run.path}: {stage}", what, allowed, cure or build)
 
 
-def with_attached(pool: PoolDescription) -> PoolDescription:
+def with_attached(pool: PoolDescription, root: Path) -> PoolDescription:
     """The pool with those attachments that are still there: columns that are gone are unknown, and not null."""
-    there = [e for e in pool.attached if any(attached_path(pool, f"attached/{e['name']}", shard).exists() for shard in pool.shards)]
+    there = [e for e in pool.attached if any(attached_path(pool, f"attached/{e['name']}", shard, root).exists() for shard in pool.shards)]
     return replace(pool, attached=tuple(there))
 
 
@@ -94,7 +95,7 @@ def described(root: Path, path: str, classes: tuple[str, ...], expected: str | N
     for shards in (mine, all_parts):
         inputs = [known.get(published_digest(parts[s.id]) or "") or _reckoned(s, parts[s.id], classes) for s in shards]
         if shards and None not in inputs and expected in (None, digest(inputs)):
-            return with_attached(replace(pool, shards=tuple(shards), classes=classes)), [str(i) for i in inputs]
+            return with_attached(replace(pool, shards=tuple(shards), classes=classes), root), [str(i) for i in inputs]
     cure = "Run the same `curate build` again: it looks at every shard and notes it"
     raise Refusal("broken-record", str(root), "does not tell from which shards its parts were made", "cache/shards.json", cure)
 
@@ -164,8 +165,8 @@ def _classes(path: str) -> tuple[str, ...]:
         return ()
 
 
-def recorded_by(stored: Stored, asked: dict[str, str], whole: bool) -> Recorded:
-    """What the run answers for a stage that is decided anew.
+def recorded_by(stored: Stored, asked: dict[str, str], whole: bool, seed: int) -> Recorded:
+    """What the run answers for a stage that is decided anew, under the recipe's `seed`.
 
     asked    then says how: `folded` over pairs, which may be `folded, approximately`; its pairs `found anew` from vectors on the disk; or `decided` from columns
     whole    nothing approximate: the digests of a whole run say that a build gives the same
@@ -180,8 +181,8 @@ def recorded_by(stored: Stored, asked: dict[str, str], whole: bool) -> Recorded:
         refusal = _unfoldable(stored, stage, rows)
         if refusal is None:
             edges, is_complete = _edges_among(stored, stage, rows)
-            why = "" if is_complete else "the run holds only a part of its pairs (see max_edges)"
-            why = why or _of_all_rows(stored, stage, rows)
+            why = "" if is_complete else "the run holds only a part of its pairs (see max_edges, max_hits)"
+            why = why or _of_all_rows(stored, stage, rows, seed)
             if not why or not whole:
                 asked[stage.id] = "folded, approximately" if why else "folded"
                 return edges, _refusing(stored, stage)
@@ -194,11 +195,15 @@ def recorded_by(stored: Stored, asked: dict[str, str], whole: bool) -> Recorded:
     return answer
 
 
-def _of_all_rows(stored: Stored, stage: ResolvedStage, rows: np.ndarray) -> str:
-    """Why the pairs among fewer rows than the run had are others, or nothing."""
+def _of_all_rows(stored: Stored, stage: ResolvedStage, rows: np.ndarray, seed: int) -> str:
+    """Why the run would have found other pairs, where pairs follow from all rows together and not from two alone; or nothing."""
     if not getattr(inspect.getmodule(stage.function), "PAIRS_OF_ALL_ROWS", False):
         return ""
-    fewer = int(_judged_then(stored, stored.stages[stage.id]).sum()) - len(rows)
+    before = stored.stages[stage.id]
+    for name, then, now in (("within", before.within, stage.within), ("seed", stored.recipe.seed, seed)):
+        if then != now:
+            return f"its pairs follow from all rows together, and they were found with {name} {then} where it is {now} now"
+    fewer = int(_judged_then(stored, before).sum()) - len(rows)
     return f"its pairs follow from all rows together, and {fewer:,} of them do not come to it now" if fewer else ""
 
 
@@ -254,7 +259,14 @@ def _moved(stored: Stored, stage: ResolvedStage, before: ResolvedStage) -> Refus
     moves: dict[str, str] = inspect.getmodule(stage.function).MOVES  # type: ignore[union-attr]
     new, old = (s.plain()[s.name] for s in (stage, before))
     for name, floor in moves.items():
-        if floor and new[floor] == old[floor] and (new[name] > new[floor] if name.startswith("max_") else new[name] < new[floor]):
+        if new[name] is not None and old[name] is None and floor:
+            return stored.refusal(stage.id, f"{name}: null → {new[name]!r} needs pairs that the run never looked for", f"{name}: null")
+        if (
+            floor
+            and new[name] is not None
+            and new[floor] == old[floor]
+            and (new[name] > new[floor] if name.startswith("max_") else new[name] < new[floor])
+        ):
             sign = "<=" if name.startswith("max_") else ">="
             given = f"{name}: {new[name]!r} lies beyond the pairs that the run holds"
             raise stored.refusal(stage.id, given, f"{name} {sign} {new[floor]!r}, its {floor}", f"Build once with another {floor}, then replay")
@@ -304,11 +316,12 @@ def _edges_among(stored: Stored, stage: ResolvedStage, rows: np.ndarray) -> tupl
     uid = stored.frame.read("identity", ["uid"], mask)["uid"].combine_chunks()
     table = pa.concat_tables([pq.read_table(path) for path in paths], promote_options="permissive")
     is_complete = "is_complete" not in table.column_names or pc.all(table["is_complete"]).as_py() is not False
-    ends = [pc.index_in(table[name], value_set=uid) for name in ("a", "b")]
+    with_tests = "pool" in table.column_names  # the other end stands in an evaluation pool
+    ends = [pc.index_in(table[name], value_set=uid) for name in ("a", "a" if with_tests else "b")]
     inside = pc.and_(*(end.is_valid() for end in ends))
     a, b = (end.filter(inside).to_numpy().astype(np.int64) for end in ends)
     table = table.filter(inside)
-    seen = {name: _plain(table[name]) for name in table.column_names if name not in EDGE.names}
+    seen = {name: _plain(table[name]) for name in table.column_names if name not in EDGE.names or (with_tests and name == "b")}
     return Edges(a, b, table["score"].to_numpy(), seen), is_complete
 
 

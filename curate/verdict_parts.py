@@ -110,16 +110,23 @@ def newer(edges: Edges, first: int) -> Edges:
 
 
 def publish_edges(path: Path, edges: Edges, uid: np.ndarray, made_of: str) -> None:
-    """Publish pairs of rows as pairs of uids, in the order of these."""
+    """Publish pairs of rows as pairs of uids, in the order of these; pairs with evaluation samples in the order of row, pool and sample."""
     place = np.empty(len(uid), np.int64)  # in the order of uids
     place[np.argsort(uid, kind="stable")] = np.arange(len(uid))
-    order = np.lexsort((place[edges.b], place[edges.a])) if len(edges.a) else np.zeros(0, np.int64)
+    others = edges.columns.get("b")
+    if others is None:
+        order = np.lexsort((place[edges.b], place[edges.a])) if len(edges.a) else np.zeros(0, np.int64)
+    else:
+        order = np.lexsort((np.asarray(others), np.asarray(edges.columns["pool"]), place[edges.a]))
     columns = {
         "a": uid_column(uid, edges.a[order]),
-        "b": uid_column(uid, edges.b[order]),
+        "b": uid_column(uid, edges.b[order]) if others is None else uid_column(np.asarray(others, "S32"), order),
         "score": pa.array(np.asarray(edges.score, np.float64)[order]),
     }
     table = pa.table(columns, schema=EDGE)
     for name, values in edges.columns.items():
-        table = table.append_column(name, pa.array(np.asarray(values)[order]))
+        if name not in EDGE.names:
+            given = np.asarray(values)[order]
+            unseen = np.isnan(given) if given.dtype.kind == "f" else given == "" if given.dtype.kind == "U" else None
+            table = table.append_column(name, pa.array(given, mask=unseen))
     publish_table(path, table, made_of)

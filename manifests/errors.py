@@ -30,6 +30,7 @@ SLUGS = {  # slug: exit code, in alphabetical order
     "no-such-sample": WRONG_USE,
     "not-a-run": WRONG_USE,
     "not-replayable": WRONG_USE,
+    "not-writable": WRONG_USE,
     "nothing-kept": WRONG_USE,
     "run-locked": LOCKED,
     "shard-differs": BROKEN_RECORD,

@@ -3,9 +3,13 @@
 An expression is a function of one row and of nothing else: no subquery, window, aggregate or star, no file, no clock, no chance. DuckDB parses and runs it.
 """
 
+import contextlib
 import difflib
+import itertools
 import json
-from collections.abc import Iterable, Iterator
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +24,8 @@ ALLOWED = "one true-or-false expression over columns of the same row, such as \"
 NODES = {"BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "FUNCTION", "OPERATOR", "TYPE"}
 MACROS = {"nullif", "list_sum", "list_avg", "list_min", "list_max", "list_count", "list_any_value", "list_append", "list_prepend"}  # of one row
 OUTSIDE = {"age", "version", "make_type"}  # DuckDB calls them consistent, yet they ask the clock or the build
+MOST_CHOICES = 64  # of types of an expression's columns that `bind` tries
+NO_COLUMNS = pa.table({"row": pa.nulls(1, pa.bool_())})  # a row, for an expression that reads nothing
 SANDBOX = {
     "enable_external_access": "false", "autoload_known_extensions": "false", "autoinstall_known_extensions": "false", "threads": "1",
     "memory_limit": "1GB",
@@ -40,7 +46,7 @@ def columns_of(sql: str, known: Iterable[str], where: str) -> list[str]:
     names = [name for name in known if not name.lower().startswith("truth_")]
     exact, folded = set(names), {name.lower(): name for name in reversed(names)}
     found: dict[str, None] = {}
-    for node in _nodes(_parsed(sql, where)):
+    for node in _nodes(_parsed(sql, where, names)):
         if node["class"] == "FUNCTION":
             _allow_function(node["function_name"], sql, where)
         elif node["class"] == "COLUMN_REF":
@@ -61,7 +67,12 @@ def columns_of(sql: str, known: Iterable[str], where: str) -> list[str]:
     return list(found)
 
 
-def evaluate(sql: str, table: pa.Table, where: str) -> pa.BooleanArray:
+def names_in(sql: str, where: str) -> set[str]:
+    """The names that `sql` mentions as columns, in small letters, whether there are such columns or not. Raises `Refusal` [bad-sql]."""
+    return {node["column_names"][0].lower() for node in _nodes(_parsed(sql, where)) if node["class"] == "COLUMN_REF"}
+
+
+def evaluate(sql: str, table: pa.Table, where: str, rows: int | None = None) -> pa.BooleanArray:
     """What `sql` says of each row of `table`, in its order: true, false or null.
 
     Nothing but the table is reachable: DuckDB runs without files, network, extensions and settings. Times are read in UTC.
@@ -69,35 +80,86 @@ def evaluate(sql: str, table: pa.Table, where: str) -> pa.BooleanArray:
     sql      the expression
     table    the columns, one row a sample
     where    who asks, for the message
+    rows     how many there are, where the table may have no columns (and then no length)
 
     Raises `Refusal` as `columns_of`, and [bad-sql] where DuckDB cannot run it or it gives something else than a boolean.
     """
+    columns = columns_of(sql, table.column_names, where)
+    count = table.num_rows if rows is None else rows
+    asked = table.select(columns) if columns else pa.table({"row": pa.nulls(count, pa.bool_())})
+    with _sandbox() as connection:
+        return _answer(connection, sql, asked, where)
+
+
+def bind(sql: str, types: Mapping[str, Sequence[pa.DataType]], where: str) -> list[str]:
+    """Refuse an expression that no row could be asked, before there are rows; the columns that it reads, as `columns_of` gives them.
+
+    It is asked of one row of nulls, so that DuckDB resolves every function, type and constant in it: `blur = 'high'` is refused as `caption > 3` is.
+    What only a value shows, such as a text that is cast and is no number, comes out when the rows are there.
+
+    sql      the expression
+    types    column -> the types that it may turn out to have; most have one. The expression is refused only where every choice of types fails
+    where    who asks, for the message
+
+    Raises `Refusal` as `evaluate`; [bad-sql] names the types.
+    """
+    columns = columns_of(sql, types, where)
+    if math.prod(len(types[name]) for name in columns) > MOST_CHOICES:
+        return columns  # too little is known of its columns to say anything
+    first: Refusal | None = None
+    with _sandbox() as connection:
+        for choice in itertools.product(*(types[name] for name in columns)):
+            row = pa.table({name: pa.nulls(1, kind) for name, kind in zip(columns, choice, strict=True)}) if columns else NO_COLUMNS
+            try:
+                _answer(connection, sql, row, where)
+                return columns
+            except Refusal as refusal:
+                first = first or refusal
+    assert first is not None, "a column has at least one type"
+    known = ", ".join(f"{name}: {' or '.join(str(kind) for kind in types[name])}" for name in columns)
+    raise Refusal("bad-sql", where, f"{first.given} ({known})" if known else first.given, ALLOWED)
+
+
+@contextlib.contextmanager
+def _sandbox() -> "Iterator[DuckDBPyConnection]":
+    """A connection that reaches nothing but the tables that are registered with it; times are read in UTC."""
     import duckdb
 
-    columns = columns_of(sql, table.column_names, where)
-    rows = table.select(columns) if columns else pa.table({"row": pa.nulls(table.num_rows, pa.bool_())})
     with duckdb.connect(config=dict(SANDBOX)) as connection:
         connection.execute("SET TimeZone = 'UTC'" if _has_setting(connection, "TimeZone") else "SELECT 1")
-        connection.register("live_rows", rows)
         connection.execute("SET lock_configuration = true")
-        try:
-            answer = connection.sql(f"SELECT (\n{sql}\n) AS verdict FROM live_rows").to_arrow_table().column("verdict")
-        except duckdb.Error as error:
-            raise Refusal("bad-sql", where, f"{sql!r} cannot be run: {str(error).splitlines()[0]}", ALLOWED) from error
+        yield connection
+
+
+def _answer(connection: "DuckDBPyConnection", sql: str, rows: pa.Table, where: str) -> pa.BooleanArray:
+    """What `sql`, whose columns are known to be allowed, says of each row."""
+    import duckdb
+
+    connection.register("live_rows", rows)
+    try:
+        answer = connection.sql(f"SELECT (\n{sql}\n) AS verdict FROM live_rows").to_arrow_table().column("verdict")
+    except duckdb.Error as error:
+        raise Refusal("bad-sql", where, f"{sql!r} cannot be run: {str(error).splitlines()[0].rstrip('.')}", ALLOWED) from error
     if pa.types.is_null(answer.type):
         answer = answer.cast(pa.bool_())
     if not pa.types.is_boolean(answer.type):
         raise Refusal("bad-sql", where, f"{sql!r} gives {answer.type}, not true or false", ALLOWED)
-    assert len(answer) == len(table), "one answer a row"
+    assert len(answer) == len(rows), "one answer a row"
     return pa.concat_arrays(answer.chunks) if answer.num_chunks else pa.array([], pa.bool_())
 
 
-def _parsed(sql: str, where: str) -> dict[str, Any]:
-    """The expression's syntax tree. It must parse both bare and in brackets, so that no bracket or clause of its own can close ours."""
+def _parsed(sql: str, where: str, names: Sequence[str] = ()) -> dict[str, Any]:
+    """The expression's syntax tree. It must parse both bare and in brackets, so that no bracket or clause of its own can close ours.
+
+    names    of columns, for the message: one that is also a word of SQL is written in double quotes
+    """
     trees = [_serialised(text) for text in (f"SELECT {sql}\n", f"SELECT (\n{sql}\n) FROM live_rows")]
     for tree in trees:
         if tree["error"]:
-            raise Refusal("bad-sql", where, f"{sql!r} is no SQL expression: {tree['error_message']}", ALLOWED)
+            bare = {word.lower() for word in re.findall(r"\w+", re.sub(r"'[^']*'|\"[^\"]*\"", " ", sql))} & _reserved()
+            column = next((name for name in names if name.lower() in bare), None)
+            cure = f'{column!r} is also a word of SQL: write the column as "{column}"' if column else ""
+            raise Refusal("bad-sql", where, f"{sql!r} is no SQL expression: {tree['error_message']}", ALLOWED, cure)
     for tree in trees:
         listed = tree["statements"][0]["node"].get("select_list", []) if len(tree["statements"]) == 1 else []
         if len(listed) != 1:
@@ -141,6 +203,15 @@ def _functions() -> frozenset[str]:
             "HAVING bool_or(stability = 'CONSISTENT') AND NOT bool_or(stability = 'VOLATILE')"
         ).fetchall()
     return frozenset(name for (name,) in rows) - OUTSIDE | MACROS
+
+
+@lru_cache(maxsize=1)
+def _reserved() -> frozenset[str]:
+    """Words of SQL that name a column only in double quotes."""
+    with _sandbox() as connection:
+        return frozenset(
+            word for (word,) in connection.execute("SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category = 'reserved'").fetchall()
+        )
 
 
 def _allow_function(name: str, sql: str, where: str) -> None:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +30,7 @@ class Verbs(click.Group):
         """Run; errors a user can cause become one line on stderr and the exit code of their slug."""
         kwargs["standalone_mode"] = False
         name = kwargs.get("prog_name") or Path(sys.argv[0]).name
+        warnings.formatwarning = _one_line  # type: ignore[assignment]
         try:
             code = super().main(*args, **kwargs)
         except Refusal as refusal:
@@ -49,6 +51,11 @@ class Verbs(click.Group):
         except BrokenPipeError:
             sys.exit(0)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(message: Warning | str, category: type[Warning], *place: Any) -> str:
+    """What a method warns of, without the line of code that it came from."""
+    return f"warning: {message}\n" if category is UserWarning else f"{category.__name__}: {message}\n"
 
 
 def _refuse(refusal: Refusal, prefix: str = "") -> NoReturn:

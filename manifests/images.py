@@ -18,7 +18,7 @@ from PIL import Image
 
 from manifests.errors import Refusal
 
-__all__ = ["MAX_PIXELS", "Header", "Undecodable", "Window", "decode", "encode_webp", "header", "resize", "shrink", "thumbnail", "upright"]
+__all__ = ["MAX_PIXELS", "Header", "Undecodable", "Window", "decode", "encode_webp", "header", "resize", "shrink", "thumbnail", "upright", "values"]
 
 MAX_PIXELS = 100_000_000  # larger pictures are refused as `too_large`; one frame of an animation counts
 
@@ -126,6 +126,20 @@ def decode(data: bytes | memoryview, *, min_side: int | None = None, gray: bool 
     if kind == "jpeg":
         return _decode_jpeg(data, min_side or 0)
     return _decode_with_pillow(data, kind, window)
+
+
+def values(data: bytes | memoryview) -> np.ndarray:
+    """(h, w) or (h, w, c) as stored: every bit and channel, colours for a palette, of an animation the first frame. Raises `Undecodable`."""
+    kind = _sniff(data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture = _open(data, kind)
+            _check_size(*picture.size)
+            picture.load()
+            return np.asarray(picture.convert("RGBA") if picture.mode in ("P", "PA") or "transparency" in picture.info else picture)
+    except BROKEN as error:
+        raise Undecodable("undecodable") from error
 
 
 def shrink(pixels: np.ndarray, min_side: int | None = None) -> np.ndarray:

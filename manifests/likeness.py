@@ -7,7 +7,7 @@ different skies are far apart although both are nearly one colour, and two equal
 A picture with a border of one colour has two *looks*: as it is, and without the border. Two pictures are as alike as the closest two of their looks.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,7 +20,8 @@ from manifests.memory import enough, size
 from manifests.vectors import hamming
 
 COARSE = 4  # thumbnails are first compared as 4 x 4 blocks: a bound from below, so nothing is missed
-PAIRS = 1 << 15  # pairs compared at a time
+PAIRS = 1 << 15  # pairs that are looked at together
+VALUES = 1 << 22  # values of their thumbnails that are compared at a time
 TURNS = 8
 OUTER, INNER = 3, 8  # grey levels, mean distance to the border's colour: of the outermost line, and of a further one (a coder rings near the picture)
 LEAST_BORDER, LEAST_PICTURE = 0.03, 0.25  # of the area, of a side: less border is none, and less picture than this is no picture with a border
@@ -73,7 +74,13 @@ def thumbnail(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 def trimmed(picture: np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8 without a border of one colour, of any width on each side, as a view; `picture` itself where there is none, or nothing within.
+    """(h, w, 3) uint8 without a border of one colour, of any width on each side, as a view; `picture` itself where there is none, or nothing within."""
+    box = border(picture)
+    return _within(picture, box) if any(box) else picture
+
+
+def border(picture: np.ndarray) -> tuple[int, int, int, int]:
+    """Lines of one colour at the top, bottom, left and right of (h, w, 3) uint8; all 0 where they are too few to be a border, or nothing lies within.
 
     Each side has its own colour: the middle value of its outermost line. Rows are taken off first, then columns, then both once more.
     """
@@ -96,16 +103,16 @@ def trimmed(picture: np.ndarray) -> np.ndarray:
                 colours[side] = colour
             other = np.flatnonzero(np.abs(lines - colours[side]).sum((1, 2)) > INNER * lines[0].size)
             if not len(other):
-                return picture
+                return 0, 0, 0, 0
             box[side] += int(other[0])
         if tuple(box) == before:
             break
     found = _within(picture, box)
     is_left = min(found.shape[0] / picture.shape[0], found.shape[1] / picture.shape[1]) >= LEAST_PICTURE
-    return found if is_left and found.size <= (1 - LEAST_BORDER) * picture.size else picture
+    return tuple(box) if is_left and found.size <= (1 - LEAST_BORDER) * picture.size else (0, 0, 0, 0)  # type: ignore[return-value]
 
 
-def _within(picture: np.ndarray, box: list[int]) -> np.ndarray:
+def _within(picture: np.ndarray, box: Sequence[int]) -> np.ndarray:
     top, bottom, left, right = box
     return picture[top : picture.shape[0] - bottom, left : picture.shape[1] - right]
 
@@ -143,6 +150,7 @@ class Looks:
 def thumbnails(where: str, read: Callable[[np.ndarray], Iterator[Any]], looks: Looks, chosen: np.ndarray, side: int, memory: int) -> Pictures:
     """Thumbnails of the looks `chosen` (k,) int64, in their order; `read` gives the image files of rows. Each file is read once, in the order of rows.
 
+    A picture that cannot be decoded at this size, though its hashes are known, is like no other: its contrast is no number.
     Raises `Refusal` [does-not-fit] where they need more than `memory` bytes.
     """
     needed = len(chosen) * (3 * side * side + 256)
@@ -154,14 +162,22 @@ def thumbnails(where: str, read: Callable[[np.ndarray], Iterator[Any]], looks: L
     pixels = np.empty((len(chosen), side, side, 3), np.uint8)
     if not len(chosen):
         return Pictures.from_pixels(pixels)
+    unseen = np.zeros(len(chosen), bool)
     places = np.argsort(looks.row[chosen], kind="stable")
     rows, starts = np.unique(looks.row[chosen[places]], return_index=True)
     for payload, own in zip(read(rows), np.split(places, starts[1:]), strict=True):
         for place in own:
             is_trimmed = looks.is_trimmed[chosen[place]]
-            picture = images.decode(payload, min_side=(8 if is_trimmed else 4) * side)  # where to cut shows only in a larger one
+            try:
+                picture = images.decode(payload, min_side=(8 if is_trimmed else 4) * side)  # where to cut shows only in a larger one
+            except images.Undecodable:
+                pixels[place], unseen[place] = 0, True
+                pixels[place].reshape(-1)[:8] = np.array([place + 1], np.int64).view(np.uint8)  # and so equal to no other
+                continue
             pixels[place] = thumbnail(trimmed(picture) if is_trimmed else picture, side)
-    return Pictures.from_pixels(pixels)
+    pictures = Pictures.from_pixels(pixels)
+    pictures.contrast[unseen] = np.nan
+    return pictures
 
 
 @lru_cache(maxsize=256)
@@ -171,27 +187,35 @@ def _overlaps(length: int, side: int) -> np.ndarray:
     return np.clip(np.minimum(starts + length, pixels + side) - np.maximum(starts, pixels), 0, None).astype(np.float64)
 
 
-def candidates(codes: np.ndarray, others: np.ndarray | None, radius: int, *, turned: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def candidates(
+    codes: np.ndarray, others: np.ndarray | None, radius: int, *, turned: bool, known: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs of pictures whose hashes differ in at most `radius` bits in some turn.
 
     codes     (n, 8 w) uint8: the hash of w bytes of each of eight turns, the unturned first
     others    (m, 8 w) uint8 of other pictures; None = pairs among `codes`, each once with a < b
     radius    bits
     turned    compare with all eight turns; else only unturned with unturned
+    known     (n,) bool, without `others`: a pair of two such is not looked for
 
     Returns a, b int64 and the least distance int32, ordered by (a, b).
     """
     width = codes.shape[1] // TURNS
     base = codes if others is None else others
     turns = TURNS if turned else 1
-    first = np.ascontiguousarray(codes[:, :width])
-    views = np.ascontiguousarray(base[:, : turns * width]).reshape(len(base) * turns, width)
+    new = slice(None) if known is None else np.flatnonzero(~known)
+    searches: list[tuple[slice | np.ndarray, slice | np.ndarray]] = [(new, slice(None))]
+    if known is not None:
+        searches.append((np.flatnonzero(known), new))
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for a, view, bits in hamming.neighbours(first, radius, base=views):
-        b = view // turns
-        if others is None:
-            a, b, bits = np.minimum(a, b)[a != b], np.maximum(a, b)[a != b], bits[a != b]
-        found.append(_least(a, b, bits))
+    for left, right in searches:
+        first = np.ascontiguousarray(codes[left, :width])
+        views = np.ascontiguousarray(base[right, : turns * width]).reshape(-1, width)
+        for a, view, bits in hamming.neighbours(first, radius, base=views):
+            a, b = (at if isinstance(rows, slice) else rows[at] for rows, at in ((left, a), (right, view // turns)))
+            if others is None:
+                a, b, bits = np.minimum(a, b)[a != b], np.maximum(a, b)[a != b], bits[a != b]
+            found.append(_least(a, b, bits))
     if not found:
         return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int32)
     return _least(*(np.concatenate(column) for column in zip(*found, strict=True)))
@@ -254,8 +278,9 @@ def differences(left: Pictures, a: np.ndarray, right: Pictures, b: np.ndarray, *
     unsure = np.flatnonzero(sums + spread * (1 - 1e-9) <= most + 1e-3)
     for turn in range(TURNS if turned else 1):
         bound = _squares(left.blocks[a[unsure]], turn_pixels(right.blocks[b[unsure]], turn)) / per_block
-        near = unsure[bound <= most[unsure]]
-        if len(near):
+        close = unsure[bound <= most[unsure]]
+        step = max(1, VALUES // (3 * side * side))
+        for near in (close[start : start + step] for start in range(0, len(close), step)):
             best[near] = np.minimum(best[near], _squares(left.pixels[a[near]], turn_pixels(right.pixels[b[near]], turn)))
     score = np.sqrt(best / (3 * side * side)) * np.where(best == 0, 1.0, stretch)
     return np.where(score <= limit, score, np.inf)

@@ -33,11 +33,12 @@ def publish(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises `Refusal` [disk-full] where the disk is full; the temporary file is removed on any error.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     moment("before", path)
     try:
-        with open(temporary, "wb") as file:
+        with _opened(temporary, path) as file:
             write(file)
             moment("half", path)
             file.flush()
@@ -56,6 +57,24 @@ def publish(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
     _sync_folder(path.parent)
     moment("renamed", path)
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Turn what the system says to a folder or file that cannot be made into `Refusal` [not-writable]."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            raise
+        raise Refusal(
+            "not-writable", str(path), f"cannot be written: {error.strerror}", "a folder of your own", "Name another one, or change its rights"
+        ) from error
+
+
+def _opened(temporary: Path, path: Path) -> IO[bytes]:
+    with writable(path):
+        return open(temporary, "wb")
 
 
 def publish_bytes(path: Path, data: bytes) -> None:
@@ -109,8 +128,10 @@ def locked(run: Path) -> Iterator[None]:
     """Hold `run` for one writer; the lock dies with its process. Raises `Refusal` [run-locked]."""
     import fcntl
 
-    run.mkdir(parents=True, exist_ok=True)
-    with open(run / ".lock", "a+") as file:
+    with writable(run):
+        run.mkdir(parents=True, exist_ok=True)
+        lock = open(run / ".lock", "a+")  # noqa: SIM115
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

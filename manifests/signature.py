@@ -12,6 +12,7 @@ from typing import Any, Literal, NewType, Union, get_args, get_origin
 from manifests.errors import Refusal
 
 Column = NewType("Column", str)  # the name of a column that an earlier stage or the pool writes
+Preferred = NewType("Preferred", str)  # such a column, of numbers: the row with the larger value is the one to keep, and null is the least
 VectorName = NewType("VectorName", str)  # the name of a vector column
 Expression = NewType("Expression", str)  # a SQL expression over columns
 FilePath = NewType("FilePath", str)  # a file whose content reaches the verdict, and so the digest
@@ -49,7 +50,7 @@ def check(function: Callable, given: dict[str, Any], where: str) -> dict[str, An
 
 def convert(value: Any, kind: Any, where: str) -> Any:
     """`value` as `kind`, or `Refusal` [bad-value]. Nothing is guessed: text is never a number, a bool is never an int."""
-    kind = _plain(kind)
+    asked, kind = kind, _plain(kind)
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
         return _convert_union(value, get_args(kind), where)
@@ -74,7 +75,8 @@ def convert(value: Any, kind: Any, where: str) -> Any:
             return value
     elif kind is Any or isinstance(value, kind):
         return value
-    raise Refusal("bad-value", where, f"{value!r} is not {describe(kind)}", f"it takes {describe(kind)}")
+    shown = "null" if value is None else repr(value)
+    raise Refusal("bad-value", where, f"{shown} is not {describe(asked)}", f"it takes {describe(asked)}")
 
 
 def _convert_union(value: Any, kinds: tuple, where: str) -> Any:
@@ -98,10 +100,11 @@ def _plain(kind: Any) -> Any:
 
 def describe(kind: Any) -> str:
     """A type for a reader: "a number", "one of far, near"."""
-    if kind in (Column, VectorName, Expression, PoolPaths, FilePath):
+    if kind in (Column, Preferred, VectorName, Expression, PoolPaths, FilePath):
         return {
             FilePath: "a file",
             Column: "a column's name",
+            Preferred: "a column of numbers",
             VectorName: "the name of a vector column",
             Expression: "a SQL expression",
             PoolPaths: "a list of pools",

@@ -5,7 +5,7 @@ import builtins
 import numpy as np
 import pyarrow as pa
 
-from curate.pool import Column, Edges, Pool, State, VectorName, Verdicts
+from curate.pool import Edges, Pool, Preferred, State, VectorName, Verdicts
 from manifests.errors import Refusal
 from manifests.star import first_kept, star
 from manifests.vectors.copies import Pairs, limit_of, spread, together, warn_of_many
@@ -25,7 +25,7 @@ def all_pairs(
     *,
     vectors: VectorName,
     min_cosine: float = 0.99,
-    prefer: builtins.list[Column] = [],  # noqa: B006
+    prefer: builtins.list[Preferred] = [],  # noqa: B006
     floor_cosine: float = 0.95,
     max_edges: int = 16,
 ) -> Verdicts:
@@ -40,7 +40,7 @@ def all_pairs(
     vectors     a vector column, (n, d) float16, unit length
     min_cosine  from -1 to 1. The default is for copies and re-encodings. Semantic encoders do not tell a copy from a look-alike (two frames, two products on
                 white): look at the pairs in the report before lowering it, or use `dedup.perceptual`, which looks at the pictures
-    prefer      columns of numbers; the row with the larger value is the one to keep ([num_pixels] keeps the highest resolution)
+    prefer      columns of numbers; the row with the larger value is the one to keep, and null is the least ([num_pixels] keeps the highest resolution)
     floor_cosine   pairs down to this cosine are written as edges, so that the threshold can be moved later
     max_edges   pairs a row on average (and a million in all) that are written one by one: then every replay from the floor up is exact, also of fewer rows and with
                 another `prefer` ("is_complete" is true). Where more reach the floor, each row has its first `max_edges` in keeper order and its witness: at
@@ -62,7 +62,7 @@ def all_pairs(
     return Verdicts(keep=keep, reason="near_duplicate", score=score, threshold=min_cosine, witness=witness, edges=edges)
 
 
-def _find(pool: Pool, stored: Vectors, threshold: float, prefer: builtins.list[Column], floor: float, max_edges: int) -> Edges:
+def _find(pool: Pool, stored: Vectors, threshold: float, prefer: builtins.list[Preferred], floor: float, max_edges: int) -> Edges:
     """All pairs down to the floor; of a crowd each row's first ones and its witness."""
     require("dedup.all_pairs", pairs(len(pool), stored.dim, max_edges, pool.memory), pool.memory)
     rank = pool.keeper_order(prefer)

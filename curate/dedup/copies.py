@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from curate.pool import Column, Edges, Pool, State, VectorName, Verdicts
+from curate.pool import Column, Edges, Pool, Preferred, State, VectorName, Verdicts
+from manifests.changes import change
 from manifests.errors import Refusal
-from manifests.likeness import TURNS, candidates, members
+from manifests.likeness import candidates, members
 from manifests.registration import AREA, BYTES, FIELDS, Seen, glance, register
 from manifests.star import star
 from manifests.vectors.forecast import copies as forecast
@@ -22,10 +23,12 @@ WRITES = {
     **{f"copies_{e}": pa.float32() for e in BOX},
 }  # fmt: skip
 MOVES = {"min_score": "floor_score", "min_area": ""}
+VECTORS_MAY_BE_MISSING = True  # hashes and other vectors still propose
 PAIRS_OF_ALL_ROWS = True  # of fewer rows other candidates are proposed: a replay is approximate then
 QUERIES = 8192  # rows whose neighbours are sought in one round
 PAIRS = 1024  # pairs that are verified in one round
 CROWD, HEADS = 8, 2  # of more rows than CROWD with one hash the further ones are paired with the first HEADS alone
+WIDTHS = (64, 256)  # bytes of the hashes of eight turns
 STEPS = 4  # neighbours of a neighbour that are looked at
 
 
@@ -39,7 +42,7 @@ def copies(
     min_cosine: float = 0.2,
     min_score: float = 0.4,
     min_area: float = 0.35,
-    prefer: builtins.list[Column] = [Column("num_pixels")],  # noqa: B006, B008
+    prefer: builtins.list[Preferred] = [Preferred("inner_pixels")],  # noqa: B006, B008
     floor_score: float = 0.3,
 ) -> Verdicts:
     """Keep one of all pictures that are copies of each other, however cropped, framed, turned or covered.
@@ -51,28 +54,29 @@ def copies(
                 anything agree, and the area is at least `min_area` of one of the two. A star, not a chain: `witness` is the kept row with the highest score,
                 `score` that score, `threshold` min_score. Keeper order: protected rows, then the larger `prefer` columns, then uid. Protected rows are never
                 dropped. A picture that cannot be decoded at low resolution is no copy of anything.
-    Guarantee   every dropped row is registered upon the kept row it names, and what was done is written. The comparison is in whole numbers; where the two lie
-                over each other is proposed by OpenCV's key points, which may differ by a machine's vector instructions: same bytes on the same kind of
-                processor. A pair that no hash and no vector proposes is not found. Measured on 1,014 files of 17 kinds of planted copies, half by half: 0.95
-                and 0.96 of the pairs of original and copy, each kind weighted alike, at pair precision 0.9998 and 0.9956, with SSCD's small vectors; 0.79 and
-                0.81 at 1.0 without vectors. No unique photograph of 51 lost. What counts as wrong are stickers: another photograph, pasted in small, and found
+    Guarantee   every dropped row is registered upon the kept row it names, and what was done is written. A border of one colour is off before two pictures are compared,
+                so a frame is no evidence. Blocks are compared in whole numbers; what shows too little for blocks, such as a blurred picture, is compared as a whole. Where
+                the two lie over each other is proposed by OpenCV's key points and by areas that look alike, which may differ by a machine's vector instructions: same
+                bytes on the same kind of processor. A pair that no hash and no vector proposes is not found. Figures by kind of copy: docs/BENCHMARKS.md
     Source      ours; key points by Lowe 2004 (SIFT, as OpenCV gives it)
     hashes      columns of hashes of the eight turns, unturned first, whole and without a border of one colour. Alone they propose what keeps its frame:
                 formats, scale, turns, mirrors, colour, blur, most borders; but of text boxes and crops a third (half to two thirds at max_distance 14), and no
                 collage
     max_distance   bits of 64 (a longer hash: the same share of its bits) up to which a pair is looked at
-    vectors     vector columns. The nearest of a copy encoder propose the rest; what another encoder proposes was not measured
+    vectors     vector columns. The nearest of a copy encoder propose the rest; what another encoder proposes was not measured. A row
+                that has none comes by its hashes
     k           how many nearest of each row are looked at; many, because a collage is the nearest of none of its pictures
     min_cosine  ... down to this cosine; low, for the same reason
     min_score   0 to 1. A text box over a quarter of the picture leaves about 0.6. Two textures made from one, or a stereo pair, reach 0.4 and more
     min_area    0.2 to 1; a crop to this share of the area, or a picture that takes this share of a collage's, is still a copy
-    prefer      columns of numbers; the row with the larger value is the one to keep
+    prefer      columns of numbers; the row with the larger value is the one to keep, and null is the least: [inner_pixels] the highest resolution, borders not counted. A
+                collage larger than its pictures is kept for them: let a column say what is an original (`prefer: [is_original, inner_pixels]`), or protect it
     floor_score   pairs down to this score are written as edges, so that min_score can be moved later without the pictures
     Writes      of a dropped row: copies_change: string, what was done to it, seen from the row it is a copy of ("mirrored, cropped to 80 %, 24 % covered");
                 copies_turn: int8, 0 to 7, how it is turned to stand as that row does (mirrored first where >= 4, then by copies_turn % 4 quarter turns to the
                 left); copies_left, _top, _right, _bottom: float32, the box of that row which it shows, as fractions. Of every row copies_group: string, uid of
                 the row that was kept for it, or its own; copies_size: int32, rows in that group
-    Cost        the searches; one small decode and 10 ms for each row with a candidate; 1 to 5 ms a candidate pair. Pictures are kept as far as a quarter of the
+    Cost        the searches; one small decode and 11 ms for each row with a candidate; 1 to 6 ms a candidate pair. Pictures are kept as far as a quarter of the
                 memory allows and decoded again beyond it
     Errors      bad-value, does-not-fit
     """
@@ -113,8 +117,13 @@ def _find(
         a, b = _joined(pool, (a, b), pool.once(f"hash-{number}", lambda name=name: _by_hash(pool, rank, name, max_distance)))  # type: ignore[misc]
     for number, vector in enumerate(vectors):
         a, b = _joined(pool, (a, b), _by_vectors(pool, rank, vector, k, min_cosine, f"nearest-{number}"))
+    (a, b), known = _apart(pool, a, b)
     found, seen = _verified(pool, "verified", a, b, floor)
-    more = _joined(pool, (a, b), _two_steps(a[found], b[found], rank), only_new=True)
+    reached = np.isin(known, np.concatenate([a[found], b[found]])).any(0)  # beyond a known row that a new one is paired with lie its own copies
+    old_a, old_b = known[:, reached]
+    old, _ = _verified(pool, "verified-known", old_a, old_b, floor)
+    ends = np.concatenate([a[found], old_a[old]]), np.concatenate([b[found], old_b[old]])
+    more, _ = _apart(pool, *_joined(pool, (a, b), _two_steps(*ends, rank), only_new=True))
     again, seen_again = _verified(pool, "verified-again", *more, floor)
     a, b, seen = np.concatenate([a[found], more[0][again]]), np.concatenate([b[found], more[1][again]]), np.concatenate([seen, seen_again])
     order = np.lexsort((b, a))
@@ -125,9 +134,10 @@ def _find(
 def _by_hash(pool: Pool, rank: np.ndarray, name: Column, max_distance: int) -> State:
     """Pairs of rows whose hashes differ in few bits in some turn; of a crowd with one hash not all pairs."""
     codes = np.ascontiguousarray(pool.column(name))
-    if codes.shape[1] % TURNS:
+    width = codes.shape[1] if codes.ndim == 2 else 0
+    if width not in WIDTHS:
         raise Refusal(
-            "bad-value", "dedup.copies: hashes", f"{name!r} is {codes.shape[1]} bytes wide", "a hash of each of eight turns, as phash_views"
+            "bad-value", "dedup.copies: hashes", f"{name!r} is {width} bytes wide", "hashes of eight turns: 64 bytes as phash_views, or 256"
         )
     if not len(codes):
         return np.empty(0, np.int64), np.empty(0, np.int64)
@@ -155,7 +165,8 @@ def _by_vectors(pool: Pool, rank: np.ndarray, name: VectorName, k: int, min_cosi
         nearest, done = state
         rows = np.arange(done[0], min(done[0] + QUERIES, len(z)))
         cosine, near = knn(z.subset(rows), z, k, exclude_self=True, query_uid_rank=rank[rows], base_uid_rank=rank, device=pool.device)
-        nearest[rows] = np.where(cosine >= min_cosine, near, -1)
+        is_there = (z.square[rows] > 0)[:, None] & (z.square[near] > 0)  # a missing vector is near nothing
+        nearest[rows] = np.where((cosine >= min_cosine) & is_there, near, -1)
         return nearest, done + len(rows)
 
     nearest, _ = pool.scan(scan, search, (np.full((len(z), k), -1, np.int32), np.zeros(1, np.int64)), rounds=-(-len(z) // QUERIES))
@@ -177,6 +188,12 @@ def _joined(pool: Pool, old: State, new: State, *, only_new: bool = False) -> tu
         )  # fmt: skip
     a, b = np.divmod(key, max(len(pool), 1))
     return a, b
+
+
+def _apart(pool: Pool, a: np.ndarray, b: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Pairs with a new row, and (2, m) those of two rows that an earlier generation kept."""
+    known = pool.settled[a] & pool.settled[b]
+    return (a[~known], b[~known]), np.stack([a[known], b[known]])
 
 
 def _two_steps(a: np.ndarray, b: np.ndarray, rank: np.ndarray) -> State:
@@ -276,27 +293,3 @@ def _only(rows: np.ndarray, values: np.ndarray, count: int, kind: pa.DataType) -
     whole, empty = np.zeros(count, np.asarray(values).dtype), np.ones(count, bool)
     whole[rows], empty[rows] = values, False
     return pa.array(whole, kind, mask=empty)
-
-
-TURNED = (
-    "", "turned 90° to the right", "turned 180°", "turned 90° to the left",
-    "mirrored", "mirrored and turned 90° to the right", "mirrored top to bottom", "mirrored and turned 90° to the left",
-)  # fmt: skip
-
-
-def change(turn: int, shown: float, own: float, covered: float) -> str:
-    """What was done to a copy, in words.
-
-    turn       0 to 7: turns the copy to stand as the original does
-    shown      share of the original's area that the copy shows
-    own        share of the copy's area that shows it
-    covered    share of the common area that shows something else
-    """
-    words = [TURNED[turn]] if turn else []
-    if shown < 0.98:
-        words.append(f"cropped to {100 * shown:.0f} %")
-    if own < 0.98:
-        words.append(f"set in a frame that it fills to {100 * own:.0f} %")
-    if covered >= 0.02:
-        words.append(f"{100 * covered:.0f} % covered")
-    return ", ".join(words) or "the whole picture"

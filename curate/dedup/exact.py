@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.pool import Column, Pool, Verdicts
+from curate.pool import Column, Pool, Preferred, Verdicts
 from manifests.errors import Refusal
-from manifests.images import Undecodable, decode
+from manifests.images import Undecodable, decode, header, values
 
 REASONS = ("exact_duplicate",)
 WRITES = {"exact_group": pa.string(), "exact_size": pa.int32()}
@@ -23,7 +23,7 @@ def exact(
     pool: Pool,
     *,
     hash: builtins.list[Column] = [Column("pixels_hash")],  # noqa: B006, B008
-    prefer: builtins.list[Column] = [],  # noqa: B006
+    prefer: builtins.list[Preferred] = [],  # noqa: B006
     keeper: Literal["uid", "earliest"] = "uid",
     confirm: bool = True,
 ) -> Verdicts:
@@ -32,12 +32,13 @@ def exact(
     Decides     in keeper order a row is dropped ("exact_duplicate") when an earlier row has the same values in all `hash` columns and, with `confirm`, the
                 same pixels; `witness` is the row that was kept for it. Keeper order: protected rows, then the larger `prefer` columns, then `keeper`. Every
                 protected row is kept. No score, no threshold: same is same.
-    Guarantee   with `confirm`, two different pictures are never merged, whatever the hash says.
+    Guarantee   with `confirm`, two different pictures are never merged, whatever the hash says: deep grey is compared in all its bits, colours with their
+                transparency and orientation; animations that differ in any byte stay apart. Without it, equal hashes of the first frame's 8-bit pixels merge
     Source      none needed: equality
     hash        the columns that must be equal together: [pixels_hash] finds the same picture in another format, [bytes_hash] the same file, [caption] the same
                 text (with `confirm: false`), [pixels_hash, caption] the same picture with the same caption, [pixels_hash, label] leaves a picture that carries
                 two labels twice. Numbers, text and bytes of any length; a row without a value in one of them is kept, unjudged
-    prefer      columns of numbers; the row with the larger value is the one to keep, as in dedup.perceptual
+    prefer      columns of numbers; the row with the larger value is the one to keep, and null is the least, as in dedup.perceptual
     keeper      who stays of those that `prefer` leaves equal: the smaller "uid", or the "earliest": the first source by name, in it the first shard by name, in it the
                 first sample
     confirm     compare the bytes of each duplicate with its keeper's and, where they differ, the decoded pixels. Turn it off for columns that do not stand for
@@ -87,7 +88,7 @@ def _confirmed(pool: Pool, keeper: np.ndarray, order: np.ndarray) -> np.ndarray:
     """`keeper`, but a row whose pixels differ from all keepers of its group is a keeper itself."""
     keeper, place = keeper.copy(), np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
-    shared = np.flatnonzero(np.bincount(keeper, minlength=len(keeper))[keeper] > 1)
+    shared = np.flatnonzero((np.bincount(keeper, minlength=len(keeper)) > 1)[keeper] & ~pool.known(keeper)[keeper])
     shared = shared[np.lexsort((place[shared], place[keeper[shared]]))]  # group by group, keeper first
     payloads: Iterator[Any] = iter(pool.payloads(shared)) if len(shared) else iter(())
     pictures: builtins.list[tuple[int, _Picture]] = []
@@ -111,10 +112,16 @@ class _Picture:
         self._pixels: np.ndarray | None = None
 
     def same(self, other: "_Picture") -> bool:
-        """Are the bytes or else the pixels equal? What cannot be decoded equals only its own bytes."""
+        """Are the bytes equal, or else all that is seen: pixels, transparency, every bit of deep grey, how they are turned? What cannot be decoded, and
+        what moves, equals only its own bytes."""
         if self.payload == other.payload:
             return True
         try:
+            mine, theirs = header(self.payload), header(other.payload)
+            if max(mine.frames, theirs.frames) > 1 or mine.orientation != theirs.orientation:
+                return False
+            if max(mine.bits, theirs.bits) > 8 or {mine.channels, theirs.channels} & {2, 4}:  # 8 bits of colour on white would hide what differs
+                return np.array_equal(values(self.payload), values(other.payload))
             return np.array_equal(self.pixels(), other.pixels())
         except Undecodable:
             return False

@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from curate.pool import Column, Edges, Pool, Verdicts
+from curate.pool import Column, Edges, Pool, Preferred, Verdicts
 from manifests.errors import Refusal
 from manifests.likeness import TURNS, Looks, candidates, differences, members, thumbnails
 from manifests.progress import span
+from manifests.quotas import place_inside
 from manifests.star import star
 from manifests.vectors import hamming
 from manifests.vectors.copies import limit_of, spread
@@ -37,7 +38,7 @@ def perceptual(
     min_contrast: float = 40.0,
     turned: bool = True,
     side: int = 32,
-    prefer: builtins.list[Column] = [Column("inner_pixels")],  # noqa: B006, B008
+    prefer: builtins.list[Preferred] = [Preferred("inner_pixels")],  # noqa: B006, B008
     keeper: Literal["uid", "earliest"] = "uid",
     floor_rms: float = 18.0,
     max_edges: int = 16,
@@ -65,25 +66,29 @@ def perceptual(
                 are not one; 0 = off
     turned      also find copies that were turned by quarter turns or mirrored. Turn it off for digits and text: a 6 is a turned 9
     side        thumbnails are side x side RGB; a multiple of 4. At the pictures' own size nothing is resized
-    prefer      columns of numbers; the row with the larger value is the one to keep: [inner_pixels] the highest resolution, borders not counted (by
+    prefer      columns of numbers; the row with the larger value is the one to keep, and null is the least: [inner_pixels] the highest resolution, borders not counted (by
                 `measure.perceptual_hash`), [num_bytes] the largest file (by `measure.quality`), any column of the pool, or several, the first first
     keeper      who stays of those that `prefer` leaves equal: the smaller "uid", or the "earliest": the first source by name, in it the first shard by name, in it the
                 first sample. `prefer: []` with "earliest" keeps the first of all copies
     floor_rms   pairs up to this difference are written as edges, so that max_rms can be moved later without the pictures
     max_edges   pairs a row on average (and a million in all) that are written. Where more reach the floor (a crowd of equal pictures), each is written with the first
-                of its equals alone: "is_complete" is false, and a replay is refused or approximate
+                of its equals alone, and where these are too many too, with its first `max_edges` in keeper order and its witness: the verdicts are the same,
+                "is_complete" is false, and a replay is refused or approximate
     exact_seconds   256 bits: where comparing them exactly is forecast to take longer (on one core that is always the same, so that every machine decides alike), only
                 pairs are compared whose 64 lowest frequencies differ in at most `loose_distance` bits; the share of pairs that this finds is measured on a
-                sample, and said
+                sample, and said; a replay over fewer rows keeps to the pairs found so, also where a build of these alone would compare them exactly
     loose_distance   bits of 64
     Writes      perceptual_group: string, uid of the row that was kept for it, or its own; perceptual_size: int32, rows in that group
     Cost        hash neighbours without a quadratic pass; one decode and 3 * side^2 bytes for each row that has a candidate; pairs inside a crowd of pictures with
-                the same hash are compared one by one unless their thumbnails are equal
+                the same hash are compared one by one unless their thumbnails are equal (20 microseconds a pair: 10,000 frames of one camera take 17 minutes)
     Errors      [bad-value] for hashes of another length, a side that is no multiple of 4 or a floor below max_rms; [does-not-fit]
     """
-    if side < 4 or side % 4 or floor_rms < max_rms or max_edges < 1:
-        given = f"side {side}, max_rms {max_rms}, floor_rms {floor_rms}, max_edges {max_edges}"
-        raise Refusal("bad-value", WHERE, given, "side is a multiple of 4, floor_rms >= max_rms, max_edges of 1 or more")
+    if side < 4 or side % 4 or not 0 <= max_rms <= floor_rms or not 0 <= max_distance <= LONG or min_contrast < 0 or max_edges < 1:
+        given = (
+            f"side {side}, max_distance {max_distance}, max_rms {max_rms}, floor_rms {floor_rms}, min_contrast {min_contrast}, max_edges {max_edges}"
+        )
+        allowed = "side is a multiple of 4, max_distance 0 to 256, 0 <= max_rms <= floor_rms, min_contrast from 0, max_edges of 1 or more"
+        raise Refusal("bad-value", WHERE, given, allowed)
     rank = pool.keeper_order(prefer, np.arange(len(pool)) if keeper == "earliest" else None)
 
     def find() -> Edges:
@@ -91,7 +96,8 @@ def perceptual(
         require(WHERE, forecast_of(len(looks), looks.codes.shape[1], turned), pool.memory)
         distinct, group = looks.grouped()
         near = _near(pool, looks, distinct, group, max_distance, turned, exact_seconds, loose_distance)
-        return _compared(pool, looks, rank, group, near, (floor_rms, min_contrast, turned, side), limit_of(len(pool), max_edges))
+        found = _compared(pool, looks, rank, group, near, (floor_rms, min_contrast, turned, side), limit_of(len(pool), max_edges))
+        return _thinned(found, rank, pool.fixed, max_rms, max_edges) if len(found.a) > limit_of(len(pool), max_edges) else found
 
     edges = pool.edges(find)
     close = edges.score <= max_rms
@@ -115,12 +121,12 @@ def _looks(pool: Pool, views: str, trimmed: str) -> Looks:
 
 def _near(pool: Pool, looks: Looks, codes: np.ndarray, group: np.ndarray, radius: int, turned: bool, exact_seconds: float, loose: int) -> Found:
     """Pairs of distinct codes within `radius` bits; of 256 bits, where there are too many, those of them whose 64 lowest frequencies are within `loose`."""
-    bits, turns = codes.shape[1], TURNS if turned else 1  # w bytes times eight turns are 8 w bits
-    needed = hamming.seconds(len(codes), len(codes) * turns, radius, bits)
+    bits, turns, known = codes.shape[1], TURNS if turned else 1, pool.known(group, looks.row)  # w bytes times eight turns are 8 w bits
+    needed = hamming.seconds(len(codes), len(codes) * turns, radius, bits, sorting=False)
     if bits == SHORT or needed <= exact_seconds:
-        return candidates(codes, None, radius, turned=turned)
+        return candidates(codes, None, radius, turned=turned, known=known)
     lowest = np.ascontiguousarray(codes.reshape(len(codes), TURNS, 16, 2)[:, :, :8, 0]).reshape(len(codes), SHORT)
-    u, v, _ = candidates(lowest, None, loose, turned=turned)
+    u, v, _ = candidates(lowest, None, loose, turned=turned, known=known)
     distance = _distances(codes, u, v, turns)
     hit = distance <= radius
     u, v, distance = u[hit], v[hit], distance[hit]
@@ -130,7 +136,7 @@ def _near(pool: Pool, looks: Looks, codes: np.ndarray, group: np.ndarray, radius
     sample = np.argsort(first)[pool.rng("recall").permutation(len(codes))[:SAMPLE]]  # by the smallest uid that has the code
     a, b, _ = candidates(codes[sample], codes, radius, turned=turned)
     a, b = np.minimum(sample[a], b), np.maximum(sample[a], b)
-    exact = np.unique((a * len(codes) + b)[a != b])
+    exact = np.unique((a * len(codes) + b)[(a != b) & ~(known[a] & known[b])])
     recall = np.isin(exact, u * len(codes) + v).mean() if len(exact) else 1.0
     warnings.warn(
         f"{WHERE}: comparing {len(codes)} hashes of 256 bits exactly is forecast to take {span(needed)} (exact_seconds {exact_seconds:g}); candidates are those whose 64 "
@@ -153,21 +159,23 @@ def _distances(codes: np.ndarray, u: np.ndarray, v: np.ndarray, turns: int) -> n
 
 
 def _compared(pool: Pool, looks: Looks, rank: np.ndarray, group: np.ndarray, near: Found, limits: tuple[float, float, bool, int], most: int) -> Edges:
-    """The pairs of rows up to the floor, from pairs of near codes. Looks with the same code and thumbnail are compared once."""
+    """The pairs of rows up to the floor, from pairs of near codes. Rows that are the same in all looks, by code and thumbnail, are compared once."""
     floor, min_contrast, turned, side = limits
     u, v, bits = near
-    crowd = np.flatnonzero(np.bincount(group) > 1)
+    crowd = np.flatnonzero((np.bincount(group) > 1) & ~pool.known(group, looks.row))
     is_in_play = np.zeros(group.max(initial=-1) + 1, bool)
     is_in_play[np.concatenate([u, v, crowd])] = True
     chosen = np.flatnonzero(is_in_play[group])
     pictures = thumbnails(WHERE, pool.payloads, looks, chosen, side, pool.memory)
 
     look_rank = 2 * rank[looks.row[chosen]] + looks.is_trimmed[chosen]
-    first = _first_equal(group[chosen], pictures.pixels, look_rank)
-    head = np.where(first == np.arange(len(chosen)), group[chosen], -1)
+    first = _first_equal(group[chosen], pictures.pixels, looks.row[chosen], looks.is_trimmed[chosen], look_rank)
+    head, known = np.where(first == np.arange(len(chosen)), group[chosen], -1), pool.known(first, looks.row[chosen])
     u, v, bits = np.concatenate([u, crowd]), np.concatenate([v, crowd]), np.concatenate([bits, np.zeros(len(crowd), np.int32)])
     found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0, np.int32))]
     for a, b, pair in members(head, u, v):
+        new = ~(known[a] & known[b])
+        a, b, pair = a[new], b[new], pair[new]
         score = differences(pictures, a, pictures, b, limit=floor, min_contrast=min_contrast, turned=turned)
         hit = score <= floor
         found.append((a[hit], b[hit], score[hit], bits[pair[hit]]))
@@ -196,11 +204,29 @@ def _of_rows(pool: Pool, a: np.ndarray, b: np.ndarray, score: np.ndarray, distan
     return Edges(a[new], b[new], score[order], {"distance": distance[order], "is_complete": np.full(len(order), is_complete)})
 
 
-def _first_equal(group: np.ndarray, pixels: np.ndarray, rank: np.ndarray) -> np.ndarray:
-    """(m,) int64: for each look the one with equal group and pixels that comes first in rank."""
-    digest = np.array([xxhash.xxh3_128_digest(row.data) for row in pixels], dtype=np.dtype((np.void, 16)))
+def _thinned(edges: Edges, rank: np.ndarray, fixed: np.ndarray, max_rms: float, max_edges: int) -> Edges:
+    """Of a crowd's pairs each row's first `max_edges` in keeper order, and the one that it is dropped for at `max_rms`: the same verdicts, of fewer pairs."""
+    close = edges.score <= max_rms
+    _, witness, _ = star(rank, [(edges.a[close], edges.b[close], -edges.score[close])], fixed=fixed)
+    swap = rank[edges.a] > rank[edges.b]
+    earlier, later = np.where(swap, edges.b, edges.a), np.where(swap, edges.a, edges.b)
+    chosen = np.flatnonzero((place_inside(later, rank[earlier]) < max_edges) | (witness[later] == earlier))
+    return Edges(
+        edges.a[chosen],
+        edges.b[chosen],
+        edges.score[chosen],
+        {"distance": edges.columns["distance"][chosen], "is_complete": np.zeros(len(chosen), bool)},
+    )
+
+
+def _first_equal(group: np.ndarray, pixels: np.ndarray, row: np.ndarray, is_trimmed: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """(m,) int64: for each look the one with equal group and pixels that comes first in rank, among rows of which the other look is equal too."""
+    digest = np.array([xxhash.xxh3_128_digest(one.data) for one in pixels], dtype=np.dtype((np.void, 16)))
     equal = np.unique(digest, return_inverse=True)[1] if len(digest) else np.empty(0, np.int64)
-    key = np.unique(group * (len(digest) + 1) + equal, return_inverse=True)[1]
+    look = np.unique(group * (len(digest) + 1) + equal, return_inverse=True)[1]
+    both = np.full((2, row.max(initial=-1) + 1), -1)
+    both[is_trimmed.astype(int), row] = look
+    key = np.unique(np.stack([look, *both[:, row]]), axis=1, return_inverse=True)[1].reshape(-1) if len(look) else look
     best = np.empty(len(key), np.int64)
     backwards = np.argsort(-rank)
     best[key[backwards]] = backwards  # the last write is the first in rank

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from curate.pool import Column, Edges, Pool, Share, State, VectorName, Verdicts
+from curate.pool import Edges, Pool, Preferred, Share, State, VectorName, Verdicts
 from manifests.errors import Refusal
 from manifests.star import star
 from manifests.vectors.clusters import Cells, cells
@@ -21,6 +21,7 @@ MOVES = {"min_cosine": "floor_cosine", "keep": "", "keeper": "", "prefer": ""}
 PAIRS_OF_ALL_ROWS = True  # clusters are fitted on them
 ONE_CLUSTER = 4096  # pools up to this size are compared whole
 STEPS = 1 << 13  # thresholds that are tried for a share are multiples of 1 / STEPS
+TRIES = 65  # thresholds that are tried before a target is refused
 
 
 def semantic(
@@ -30,7 +31,7 @@ def semantic(
     min_cosine: float = 0.97,
     keep: Share | None = None,
     keeper: Literal["farthest", "nearest", "random", "uid"] = "farthest",
-    prefer: builtins.list[Column] = [],  # noqa: B006
+    prefer: builtins.list[Preferred] = [],  # noqa: B006
     recall: float = 0.99,
     clusters: int | None = None,
     floor_cosine: float = 0.93,
@@ -50,16 +51,17 @@ def semantic(
     vectors     a vector column, (n, d) float16, unit length
     min_cosine  from -1 to 1. Semantic encoders do not tell a copy from a look-alike (two frames, two products on white): look at the pairs in the report before
                 lowering it (the default lost one unique photograph of 210 by an ImageNet encoder, 0.95 lost two). More than half of a pool gone beside plain copies is warned of
-    keep        instead of min_cosine: how many to keep, a count (10000) or a fraction of the live rows (0 < 0.3 <= 1). The threshold is found on the grid i / 8192 from
-                `floor_cosine` up: it keeps no more than this, the next one keeps more
+    keep        instead of min_cosine: how many to keep at most, a count (10000) or a fraction of the live rows (0 < 0.3 <= 1). A threshold on the grid i / 8192 from
+                `floor_cosine` up is found by bisection: it keeps no more than this, the next one keeps more. A lower one may keep more too (a row that leaves may
+                free others), so it need not be the only one. Rows with equal vectors always meet
     keeper      which of a set stays: the one "farthest" from the centre of its cluster (the paper's), "nearest" to it, "random" (by the seed), or of the first "uid"
-    prefer      columns of numbers; the row with the larger value is the one to keep; `keeper` decides between equals
+    prefer      columns of numbers; the row with the larger value is the one to keep, and null is the least; `keeper` decides between equals
     recall      0 < recall <= 1, see Guarantee. 1 costs more visits; where clusters do not separate the rows it costs as much as all pairs, twice
     clusters    how many; by default one up to 4,096 rows, then the square root of the rows. Much larger ones are split
     floor_cosine   pairs down to this cosine are written as edges, so that the threshold can be moved later
     max_edges   pairs a row on average (and a million in all) that are written. Where more reach the floor, only those that decide are ("is_complete" is false): at the
                 settings of the run they give the same verdicts, at others they are approximate
-    Cost        (2 n k + (1 + visits) n n / k) d multiply-adds in float32, a crowd a few times the last; 2 to 100 bytes a row, 100 a pair and 100 MiB at work
+    Cost        (2 n k + (1 + visits) n n / k) d multiply-adds in float32, a crowd a few times the last; 170 bytes a row, 128 a pair and 30 to 100 MiB at work
     Errors      bad-value, does-not-fit
     """
     where = "dedup.semantic"
@@ -80,7 +82,7 @@ def semantic(
     return Verdicts(keep=keeps, reason="semantic_duplicate", score=best, threshold=threshold, witness=witness, edges=edges)
 
 
-def _keeper_order(pool: Pool, keeper: str, prefer: builtins.list[Column], centre_cosine: np.ndarray) -> np.ndarray:
+def _keeper_order(pool: Pool, keeper: str, prefer: builtins.list[Preferred], centre_cosine: np.ndarray) -> np.ndarray:
     """(n,) int64: the place of each row. Rows that are in no pair have no cosine, and need none."""
     last = {"farthest": centre_cosine, "nearest": -centre_cosine, "random": pool.lot("keeper"), "uid": None}[keeper]
     return pool.keeper_order(prefer, last)
@@ -93,12 +95,13 @@ def _centre_cosine(n: int, edges: Edges) -> np.ndarray:
 
 
 def _find(
-    pool: Pool, z: Vectors, clusters: int | None, floor: float, min_cosine: float, keep: Share | None, keeper: str, prefer: builtins.list[Column], recall: float, max_edges: int
+    pool: Pool, z: Vectors, clusters: int | None, floor: float, min_cosine: float, keep: Share | None, keeper: str, prefer: builtins.list[Preferred], recall: float, max_edges: int
 ) -> Edges:  # fmt: skip
     """All pairs down to the floor; of a crowd those that decide at `min_cosine`."""
     n, limit = len(pool), limit_of(len(pool), max_edges)
     k = clusters or (1 if n <= ONE_CLUSTER else round(n**0.5))
-    require("dedup.semantic", inside_clusters(n, z.dim, k, max_edges), pool.memory)
+    needed = inside_clusters(n, z.dim, k)
+    require("dedup.semantic", needed, pool.memory)
     order = np.argsort(_keeper_order(pool, keeper, prefer, np.zeros(n)))  # equal rows are as far from the centre as each other
     first = np.empty(n, np.int64)
     first[order] = order[equal_rows(z.subset(order))]
@@ -115,7 +118,9 @@ def _find(
 
     centres, home, visitor, visited = pool.once("clusters", cluster)
     inside = Cells(home, visitor, visited)
-    found = pairs_inside(heads_z, inside, floor, limit, pool.scan, pool.device)
+    found = pairs_inside(
+        heads_z, inside, floor, limit, pool.scan, pool.device, pool.known(first)[heads], pool.memory - needed.memory, "dedup.semantic"
+    )
     is_copied = np.bincount(first, minlength=n)[heads] > 1
     in_play = np.arange(len(heads)) if found is None else np.union1d(np.concatenate(found[:2]), np.flatnonzero(is_copied))
     cosine = np.zeros(n)
@@ -133,12 +138,15 @@ def _find(
         return heads[a], heads[b], score
 
     pairs = None if found is None else (heads[found[0]], heads[found[1]], found[2])
-    a, b, score, equal, is_complete = spread(pairs, of_a_crowd, first, rank, limit)
+    a, b, score, equal, is_complete = spread(pairs, of_a_crowd, first, rank, limit, pool.memory - needed.memory, "dedup.semantic")
     return Edges(a, b, score, {"is_equal": equal, "is_complete": np.full(len(a), is_complete), "a_centre": cosine[a], "b_centre": cosine[b]})
 
 
 def _threshold_for(keep: Share, pool: Pool, rank: np.ndarray, edges: Edges, floor: float) -> float:
-    """The smallest multiple of 1 / STEPS, found by bisection, at which no more than `keep` rows stay; all rows: just above 1."""
+    """A multiple of 1 / STEPS at which no more than `keep` rows stay, and at the next more, by bisection; all rows: just above 1.
+
+    What stays does not always grow with the threshold, so where too many stay at the floor, some higher ones are tried before it is refused.
+    """
     budget = max(keep.of(len(pool)), int(pool.fixed.sum()))
 
     def kept(step: int) -> int:
@@ -146,9 +154,10 @@ def _threshold_for(keep: Share, pool: Pool, rank: np.ndarray, edges: Edges, floo
         return int(star(rank, [(edges.a[close], edges.b[close], edges.score[close])], fixed=pool.fixed)[0].sum())
 
     low, high = int(np.ceil(floor * STEPS)), STEPS + 1
-    if kept(low) > budget:
+    low = next((step for step in np.linspace(low, STEPS, TRIES).astype(int).tolist() if kept(step) <= budget), -1)
+    if low < 0:
         raise Refusal(
-            "bad-value", "dedup.semantic", f"keep asks for {budget} of {len(pool)} rows, and {kept(low)} stay even at floor_cosine {floor}",
+            "bad-value", "dedup.semantic", f"keep asks for {budget} of {len(pool)} rows, and {kept(int(np.ceil(floor * STEPS)))} stay even at floor_cosine {floor}",
             "a share that the floor can reach", "Lower floor_cosine",
         )  # fmt: skip
     while high - low > 1:

@@ -24,7 +24,7 @@ def semdedup(
     pool: Pool,
     *,
     vectors: VectorName,
-    min_cosine: float = 0.95,
+    min_cosine: float = 0.97,
     clusters: int | None = None,
     keeper: Literal["farthest", "nearest", "random"] = "farthest",
     iterations: int = 100,
@@ -42,7 +42,8 @@ def semdedup(
                 not compared and chains lose rows that nothing kept stands for: `dedup.semantic` has neither fault
     Source      Abbas et al. 2023, arXiv 2303.09540: rule, order, 100 iterations; "higher epsilon prunes more", as paper and code have it, not the README
     vectors     a vector column, (n, d) float16, unit length
-    min_cosine  1 - epsilon of the paper; a row that reaches it and does not exceed it is kept. The paper: 0.97 (epsilon 0.03) dropped half of LAION-440M by CLIP
+    min_cosine  1 - epsilon of the paper; a row that reaches it and does not exceed it is kept. The default is the paper's epsilon of 0.03,
+                which dropped half of LAION-440M by CLIP; it has no one value for all data
     clusters    how many; by default the square root of the rows (the paper: 50,000 for 440 M, 11,000 for C4; it hardly matters there)
     keeper      "farthest" from the centre first (the paper's), "nearest" first, or "random" by the seed
     iterations  of k-means at most
@@ -50,7 +51,7 @@ def semdedup(
     max_edges   pairs a row on average (and a million in all) that are written. Where more exceed the floor each row keeps the one to its rival ("is_complete" is false):
                 every min_cosine from the floor up is then still decided exactly, another keeper is not
     Writes      semdedup_rival: string, uid of the row that decided; null where the row is kept
-    Cost        (256 iterations k k + n k + n n / 2 k) d multiply-adds in float32; 2 bytes to 100 a row, 100 a pair and 100 MiB at work
+    Cost        (256 iterations k k + n k + n n / 2 k) d multiply-adds in float32; 170 bytes a row, 128 a pair, 512 d a cluster and 30 to 100 MiB at work
     Errors      bad-value, does-not-fit
     """
     where, n = "dedup.semdedup", len(pool)
@@ -93,7 +94,8 @@ def _find(pool: Pool, z: Vectors, clusters: int | None, keeper: str, iterations:
     """All pairs of one cluster down to the floor; of a crowd each row's rival."""
     n, limit = len(pool), limit_of(len(pool), max_edges)
     k = clusters or max(1, round(n**0.5))
-    require("dedup.semdedup", inside_clusters(n, z.dim, k, max_edges, iterations, SAMPLE, visits=0), pool.memory)
+    needed = inside_clusters(n, z.dim, k, iterations, SAMPLE, visits=0)
+    require("dedup.semdedup", needed, pool.memory)
 
     def cluster() -> State:
         centres = kmeans(z, k, uid_rank=pool.uid_rank, rng=pool.rng("clusters"), rounds=iterations, sample=SAMPLE, device=pool.device)
@@ -107,12 +109,13 @@ def _find(pool: Pool, z: Vectors, clusters: int | None, keeper: str, iterations:
     heads = np.flatnonzero(first == np.arange(n))
     heads_z, nothing = z.subset(heads), np.empty(0, np.int64)
     inside = Cells(home[heads], nothing, nothing)
-    found = pairs_inside(heads_z, inside, floor, limit, pool.scan, pool.device)
+    known = pool.known(first)[heads]  # such rows are kept whoever their rival is
+    found = pairs_inside(heads_z, inside, floor, limit, pool.scan, pool.device, known, pool.memory - needed.memory, "dedup.semdedup")
 
     def of_a_crowd() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        a, b, score = pool.once("rivals", lambda: rivals(heads_z, inside, floor, rank[heads]))
+        a, b, score = pool.once("rivals", lambda: rivals(heads_z, inside, floor, rank[heads], known))
         return heads[a], heads[b], score
 
     pairs = None if found is None else (heads[found[0]], heads[found[1]], found[2])
-    a, b, score, equal, is_complete = spread(pairs, of_a_crowd, first, rank, limit)
+    a, b, score, equal, is_complete = spread(pairs, of_a_crowd, first, rank, limit, pool.memory - needed.memory, "dedup.semdedup")
     return Edges(a, b, score, {"is_equal": equal, "is_complete": np.full(len(a), is_complete), "a_centre": cosine[a], "b_centre": cosine[b]})

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,6 +15,7 @@ from manifests.publish import publish_json
 from manifests.shards.columns import RESERVED
 from manifests.shards.index import IMAGES
 from manifests.shards.pool_yaml import Shard, expand, open_pool, write_pool_yaml
+from manifests.shards.read import found_at
 
 
 def shards(source: str, *, to: Path, name: str | None = None, licence: str | None = None) -> dict[str, Any]:
@@ -86,8 +86,7 @@ def _groups(source: str) -> dict[str, list[str]]:
 
 
 def _exists(url: str) -> bool:
-    handle, plain = fsspec.core.url_to_fs(url)
-    return handle.exists(plain)
+    return found_at(url) is not None
 
 
 def _columns(found: list[Shard]) -> tuple[dict[str, str], dict[str, Any]]:
@@ -97,10 +96,11 @@ def _columns(found: list[Shard]) -> tuple[dict[str, str], dict[str, Any]]:
     status: Counter[str] = Counter()
     rows = without = 0
     for shard in found:
-        handle, plain = fsspec.core.url_to_fs(shard.sidecar)
-        if not handle.exists(plain):
+        there = found_at(shard.sidecar)
+        if there is None:
             without += 1
             continue
+        handle, plain, _ = there
         with handle.open(plain, "rb") as file:
             try:
                 parquet = pq.ParquetFile(file)

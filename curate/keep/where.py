@@ -22,6 +22,6 @@ def where(pool: Pool, *, keep: Expression) -> Verdicts:
     Cost        one pass over the columns that the expression names
     Errors      [bad-sql], [unknown-column], [truth-column]
     """
-    holds = evaluate(keep, pool.table, "keep.where: keep")
+    holds = evaluate(keep, pool.table, "keep.where: keep", len(pool))
     said_no = np.asarray(holds.fill_null(True).to_numpy(zero_copy_only=False) == np.False_)
     return Verdicts(keep=~said_no | pool.fixed, reason="where", columns={"where_holds": holds}, unjudged=np.asarray(holds.is_null()))

@@ -1,35 +1,55 @@
-"""Drop the pictures that stand, the same, nearly the same or as a copy, in an evaluation pool."""
+"""Drop the pictures that stand, the same, nearly the same or as a copy, in an evaluation pool, and record every one of its samples that is hit."""
 
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 
-from curate.pool import Column, Pool, PoolPaths, State, VectorName, Verdicts
+from curate.pool import Column, Edges, Pool, PoolPaths, State, VectorName, Verdicts
 from manifests.errors import Refusal
+from manifests.hits import Groups, Pairs, Way, closest, gathered, together
 from manifests.likeness import TURNS, Looks, candidates, differences, members, thumbnails
-from manifests.registration import AREA, Seen, glance, register
-from manifests.vectors.neighbours import knn
+from manifests.memory import enough, size
+from manifests.registration import AREA, BYTES, FIELDS, Match, Seen, glance, register
+from manifests.vectors.forecast import leaks as forecast
+from manifests.vectors.forecast import require
+from manifests.vectors.neighbours import knn, pairs_within
+from manifests.vectors.tiles import equal_rows
 
 REASONS = ("exact_leak", "near_leak", "copied_leak", "vector_leak")
 WRITES = {"leakage_pool": pa.string(), "leakage_cosine": pa.float64(), "leakage_copied": pa.float64()}
+MOVES = {"max_rms": "floor_rms", "min_copied": "floor_copied", "min_cosine": "floor_cosine"}
+VECTORS_MAY_BE_MISSING = True  # the other ways still decide
 WHERE = "leakage.images"
-EXACT, NEAR, COPIED, VECTOR, NONE = range(5)  # how a row is hit, the surest first; the first four are REASONS
+EXACT, NEAR, COPIED, VECTOR, NONE = range(5)  # how a row hits a sample, the surest first; the first four are REASONS
 QUERIES = 8192  # rows whose neighbours are sought in one round
 PAIRS = 1024  # pairs that are verified in one round
-HELD = 256  # pictures of the evaluation pool that are kept as `registration` sees them
+HELD = 256  # pictures of the evaluation pool that are kept as `registration` sees them, at least
+PAIR_BYTES = 400  # of a recorded pair with all that is seen of it
+SEEN = {**{f"a_{e}": f"b_{e}" for e in ("left", "top", "right", "bottom")}, **{f"b_{e}": f"a_{e}" for e in ("left", "top", "right", "bottom")}}
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Up to where two pictures are nearly the same; see `dedup.perceptual`."""
+class Search:
+    """Up to where pairs are looked for; see `images`. `floor_copied` and `floor_cosine` are None where such pairs are not looked for."""
 
+    hash: str
+    views: tuple[str, str]
     max_distance: int
-    max_rms: float
+    floor_rms: float
     min_contrast: float
     turned: bool
     side: int
+    vectors: VectorName | None
+    floor_copied: float | None
+    floor_cosine: float | None
+    min_area: float
+    loose_distance: int
+    k: int
+    max_hits: int
 
 
 def images(
@@ -50,6 +70,10 @@ def images(
     min_area: float = 0.35,
     loose_distance: int = 10,
     k: int = 5,
+    floor_rms: float = 16.0,
+    floor_copied: float = 0.3,
+    floor_cosine: float = 0.85,
+    max_hits: int = 100,
 ) -> Verdicts:
     """Drop the pictures that an evaluation pool also holds, the same or nearly the same: nothing is trained on what it is tested on.
 
@@ -57,103 +81,181 @@ def images(
                 AND the thumbnails by at most `max_rms` grey levels, with or without their borders ("near_leak", score the difference); else with `min_copied` when it
                 is a verified copy ("copied_leak", score the share of blocks that agree, as in dedup.copies); else with `min_cosine` when its vector is that close
                 ("vector_leak", score the cosine). `witness` is the uid of the closest evaluation picture by the surest of these ways and its pool the witness's pool
-                (a tie goes to the pool named first, then to the smaller uid); `threshold` is the limit of that way. Labels are not looked at.
+                (a tie goes to the pool named first, then to the smaller uid); `threshold` is the limit of that way. Labels are not looked at, nor needed.
                 Protection does not count here: a protected row that leaks is dropped. A pool of which no row is left says so.
-    Guarantee   a pool that is the evaluation pool is dropped whole. At 28 pixels: precision 0.99, recall 0.97 on re-encoded test images.
+    Guarantee   a pool that is the evaluation pool is dropped whole. The edges name every evaluation sample that is hit, by whom, how close and how, also where a
+                row shows several. At 28 pixels: precision 0.99, recall 0.97 on re-encoded test images. A picture that cannot be decoded at low resolution has its
+                pixel hash alone. Numbers of verified copies are the same on the same kind of processor (see dedup.copies)
     Source      both tests and their limits were set against planted leaks (Fashion-MNIST); verified copies: `dedup.copies`
     against     evaluation pools
     hash        the column of pixel hashes
     views       the column of hashes of the eight turns, unturned first
     trimmed     the same without the border
     max_distance, max_rms, min_contrast, turned, side    as in dedup.perceptual
-    vectors     a vector column, of an encoder that both pools were measured with; it proposes copies, and decides with `min_cosine`
+    vectors     a vector column, of an encoder that both pools were measured with; it proposes copies, and decides with `min_cosine`. A row, or a sample of the
+                evaluation pool, that has none is judged in the other ways
     min_cosine  from -1 to 1; null = vectors alone decide nothing, for encoders do not tell a copy from a look-alike. 0.9 and above with a copy encoder
     min_copied  0 to 1; null = copies are not verified. 0.4 finds crops, text boxes, wide borders and collages, as in dedup.copies
     min_area    a copy shows at least this share of one of the two pictures
     loose_distance   bits of 64 up to which hashes propose a copy
     k           nearest evaluation pictures of each row that vectors propose as copies
+    floor_rms, floor_copied, floor_cosine   pairs up to this difference, down to this share and this cosine are written as edges, so that the limits can be moved later
+                without the pictures
+    max_hits    rows that are written of each evaluation sample by each way, the closest first, beside the closest sample of each row by each way. Which samples are
+                hit, and every verdict, is exact whatever it is; where a sample is hit by more rows a warning says so, and "is_complete" is false
     Writes      leakage_pool: string, the evaluation pool that holds the picture; null where none does. leakage_cosine: float64, of the row and the nearest evaluation
-                picture, with `vectors`; leakage_copied: float64, share of blocks that agree with the closest picture, where one was verified
+                picture, with `vectors`; leakage_copied: float64, share of blocks that agree with the closest picture, where one was verified. Edges (a: the row, b:
+                the evaluation sample, of `pool`): score, reason (null = beyond the limits), is_same, difference in grey levels, with `min_copied` copied, and turn,
+                covered, agreeing and the box of either that the other shows; with `min_cosine` cosine
     Cost        one search of hash neighbours a pool; a decode and 3 * side^2 bytes for each picture with a candidate, on both sides; with `vectors` n m d
-                multiply-adds; with `min_copied` 1 to 5 ms a candidate pair that no surer way decided
-    Errors      [bad-value] for a side that is no multiple of 4, hashes of different lengths, limits outside their range; [does-not-fit] where the thumbnails need more
-                than the memory
+                multiply-adds, with `min_cosine` twice; with `min_copied` 1 to 5 ms a candidate pair that has not the same pixels. 400 bytes a written pair
+    Errors      [bad-value] for a side that is no multiple of 4, hashes of different lengths, limits outside their range or beyond their floor; [does-not-fit] where the
+                forecast, the thumbnails or the pairs need more than the memory
     """
-    _check(side, vectors, min_cosine, min_copied, min_area, k)
-    limits, n = Limits(max_distance, max_rms, min_contrast, turned, side), len(pool)
-    how, score, cosine, copied = np.full(n, NONE), np.full(n, np.inf), np.full(n, -np.inf), np.full(n, -np.inf)
-    uid, source = np.full(n, None, object), np.full(n, None, object)
-    for number, path in enumerate(against):
-        other = pool.evaluation(path)
-        found, row, is_exact = pool.once(f"pool-{number}", lambda other=other: _closest(pool, other, hash, (views, trimmed), limits))  # type: ignore[misc]
-        ways = [(EXACT, np.where(is_exact, found, np.inf), row), (NEAR, np.where(is_exact, np.inf, found), row)]
-        near, to_near = (np.empty((n, 0)), np.empty((n, 0), np.int64)) if vectors is None else _nearest(pool, other, vectors, k, number)
-        if near.shape[1]:
-            cosine = np.maximum(cosine, near[:, 0])
-        if min_copied is not None:
-            is_open = ~np.isfinite(found) & (how >= COPIED)
-            agree, copy = _copies(pool, other, (views, trimmed), to_near, is_open, (min_copied, min_area, loose_distance), number)
-            copied = np.maximum(copied, agree)
-            ways.append((COPIED, np.where(agree >= min_copied, -agree, np.inf), copy))
-        if min_cosine is not None and near.shape[1]:
-            ways.append((VECTOR, np.where(near[:, 0] >= min_cosine, -near[:, 0], np.inf), to_near[:, 0]))
-        for way, distance, place in ways:
-            closer = np.isfinite(distance) & ((way < how) | ((way == how) & (distance < score)))
-            how[closer], score[closer], source[closer] = way, distance[closer], other.name or path
-            uid[closer] = other.uid[place[closer]].astype("U32")
-    if n and (how < NONE).all():
-        warnings.warn(
-            f"{WHERE}: every one of {n} pictures stands in {', '.join(sorted(set(source.tolist())))}: nothing is left to train on", stacklevel=2
-        )
-    threshold = np.array([max_rms, max_rms, *(np.nan if limit is None else limit for limit in (min_copied, min_cosine)), max_rms])[how]
+    _check(side, vectors, (min_cosine, floor_cosine), (min_copied, floor_copied), (max_rms, floor_rms), min_area, k, max_hits)
+    search = Search(
+        hash, (views, trimmed), max_distance, floor_rms, min_contrast, turned, side, vectors, None if min_copied is None else floor_copied,
+        None if min_cosine is None else floor_cosine, min_area, loose_distance, k, max_hits,
+    )  # fmt: skip
+    paths = list(dict.fromkeys(against))
+    others = [pool.evaluation(path) for path in paths]
+    names = [other.name or path for other, path in zip(others, paths, strict=True)]
+    found = pool.edges(lambda: _find(pool, others, names, search))
+    edges, way, closeness = _judged(found, max_rms, min_copied, min_cosine)
+    _warn_of_many(edges, max_hits)
+    number = np.argsort(np.argsort(names))[np.searchsorted(np.sort(names), edges.columns["pool"])] if names else np.empty(0, np.int64)
+    order = np.lexsort((edges.columns["b"], number, closeness, way, edges.a))
+    order = order[way[order] < NONE]
+    first = order[np.flatnonzero(np.diff(edges.a[order], prepend=-1))]  # of each row that is hit its closest sample
+    n, rows = len(pool), edges.a[first]
+    keep, how, score, uid, source = np.ones(n, bool), np.full(n, NEAR), np.full(n, np.nan), np.full(n, None, object), np.full(n, None, object)
+    keep[rows], how[rows], score[rows] = False, way[first], edges.score[first]
+    uid[rows], source[rows] = edges.columns["b"][first].astype("U32"), edges.columns["pool"][first]
+    if n and not keep.any():
+        held = ", ".join(sorted(set(source.tolist())))
+        warnings.warn(f"{WHERE}: every one of {n} pictures stands in {held}: nothing is left to train on", stacklevel=2)
+    limits = np.array([max_rms, max_rms, *(np.nan if limit is None else limit for limit in (min_copied, min_cosine))])
+    copied = np.full(n, -np.inf)
+    np.maximum.at(copied, edges.a, np.nan_to_num(edges.columns.get("copied", np.full(len(edges.a), np.nan)), nan=-np.inf))
+    cosine = _nearest_cosine(pool, others, vectors, k)
     return Verdicts(
-        keep=how == NONE, reason=np.array([*REASONS, REASONS[NEAR]])[how], score=np.where(how < NONE, np.abs(score), np.nan), threshold=threshold,
-        witness_uid=uid, witness_pool=source,
-        columns={"leakage_pool": pa.array(source, pa.string()), "leakage_cosine": _known(cosine), "leakage_copied": _known(copied)},
+        keep=keep, reason=np.array(REASONS)[how], score=score, threshold=limits[how], witness_uid=uid, witness_pool=source, edges=edges,
+        columns={"leakage_pool": pa.array(source, pa.string()), "leakage_cosine": cosine, "leakage_copied": np.where(np.isfinite(copied), copied, np.nan)},
     )  # fmt: skip
 
 
-def _known(values: np.ndarray) -> np.ndarray:
-    return np.where(np.isfinite(values), values, np.nan)
-
-
-def _check(side: int, vectors: str | None, min_cosine: float | None, min_copied: float | None, min_area: float, k: int) -> None:
+def _check(
+    side: int, vectors: str | None, cosine: tuple[float | None, float], copied: tuple[float | None, float], rms: tuple[float, float], min_area: float, k: int, max_hits: int
+) -> None:  # fmt: skip
     if side < 4 or side % 4:
         raise Refusal("bad-value", f"{WHERE}: side", f"{side}", "a multiple of 4")
-    if min_cosine is not None and (vectors is None or not -1 <= min_cosine <= 1):
-        raise Refusal("bad-value", f"{WHERE}: min_cosine", f"{min_cosine} with vectors {vectors}", "a cosine from -1 to 1, of a vector column")
-    if (min_copied is not None and not 0 <= min_copied <= 1) or not AREA <= min_area <= 1 or k < 1:
-        given = f"min_copied {min_copied}, min_area {min_area}, k {k}"
-        raise Refusal("bad-value", WHERE, given, f"min_copied from 0 to 1, min_area from {AREA} to 1, k of 1 or more")
+    if cosine[0] is not None and (vectors is None or not -1 <= cosine[1] <= cosine[0] <= 1):
+        given = f"{cosine[0]} with vectors {vectors} and floor_cosine {cosine[1]}"
+        raise Refusal("bad-value", f"{WHERE}: min_cosine", given, "a cosine from floor_cosine to 1, of a vector column")
+    if (copied[0] is not None and not 0 <= copied[1] <= copied[0] <= 1) or not AREA <= min_area <= 1 or min(k, max_hits) < 1:
+        given = f"min_copied {copied[0]}, floor_copied {copied[1]}, min_area {min_area}, k {k}, max_hits {max_hits}"
+        raise Refusal("bad-value", WHERE, given, f"0 <= floor_copied <= min_copied <= 1, min_area from {AREA} to 1, k and max_hits of 1 or more")
+    if not 0 <= rms[0] <= rms[1]:
+        cure = "Where max_rms is higher than the floor, raise floor_rms too"
+        raise Refusal("bad-value", WHERE, f"max_rms {rms[0]}, floor_rms {rms[1]}", "0 <= max_rms <= floor_rms", cure)
 
 
-def _closest(pool: Pool, other: Pool, hash: str, views: tuple[str, str], limits: Limits) -> State:
-    """For each row the score of the closest picture of `other` (inf above the limit), its row there, and whether its pixels are the same."""
-    score, row = np.full(len(pool), np.inf), np.full(len(pool), -1, np.int64)
-    mine, theirs = _keys(pool, other, hash)
-    by_uid = np.argsort(other.uid_rank)
-    held, first = np.unique(theirs[by_uid], return_index=True)
-    place = np.minimum(np.searchsorted(held, mine), max(len(held) - 1, 0))
-    exact = held[place] == mine if len(held) else np.zeros(len(pool), bool)
-    score[exact], row[exact] = 0.0, by_uid[first][place[exact]]
+def _judged(found: Edges, max_rms: float, min_copied: float | None, min_cosine: float | None) -> tuple[Edges, np.ndarray, np.ndarray]:
+    """The recorded pairs with the reason of each, (pairs,) which way a row hits the sample, and how close by this way: less is closer.
 
-    _, left, back = np.unique(mine, return_index=True, return_inverse=True)  # equal pixels share their fate
-    right = by_uid[first]
-    (my_looks, their_looks), (my_codes, my_group), (their_codes, their_group) = _looks(pool, left, other, right, views)
-    u, v, _ = candidates(my_codes, their_codes, limits.max_distance, turned=limits.turned)
-    open_left = np.flatnonzero(np.isin(my_group, u) & ~exact[my_looks.row])
-    open_right = np.flatnonzero(np.isin(their_group, v))
-    my_pictures = thumbnails(WHERE, pool.payloads, my_looks, open_left, limits.side, pool.memory)
-    their_pictures = thumbnails(WHERE, other.payloads, their_looks, open_right, limits.side, pool.memory)
-    near, which = np.full(len(pool), np.inf), np.full(len(pool), -1, np.int64)
-    my_rows, their_rows = my_looks.row[open_left], their_looks.row[open_right]
-    for a, b, _ in members(my_group[open_left], u, v, their_group[open_right]):
-        found = differences(my_pictures, a, their_pictures, b, limit=limits.max_rms, min_contrast=limits.min_contrast, turned=limits.turned)
-        _keep_closest(near, which, my_rows[a], their_rows[b], found, other.uid_rank)
-    near, which = near[left][back], which[left][back]
-    is_near = np.isfinite(near) & ~exact
-    score[is_near], row[is_near] = near[is_near], which[is_near]
-    return score, row, exact
+    The reason is that of the surest way within its limit; a pair beyond all limits has none, and its score is that of the surest way by which it was seen.
+    """
+    seen = dict(found.columns)
+    for limit, names in ((min_copied, ("copied", *FIELDS)), (min_cosine, ("cosine",))):
+        if limit is None:
+            seen = {name: values for name, values in seen.items() if name not in names}
+    nothing = np.full(len(found.a), np.nan)
+    difference, copied, cosine = (np.asarray(seen.get(name, nothing), np.float64) for name in ("difference", "copied", "cosine"))
+    same = np.asarray(seen["is_same"], bool)
+    values = np.stack([np.where(same, 0.0, np.nan), np.where(same, np.nan, difference), -copied, -cosine], 1)
+    within = np.array([0.0, max_rms, *(-np.inf if limit is None else -limit for limit in (min_copied, min_cosine))])
+    seen_at_all = np.isfinite(values)
+    is_hit = seen_at_all & (np.nan_to_num(values) <= within)
+    way = np.where(is_hit.any(1), is_hit.argmax(1), NONE)
+    at = np.where(way < NONE, way, seen_at_all.argmax(1))
+    closeness = values[np.arange(len(values)), at]
+    some = np.flatnonzero(seen_at_all.any(1))
+    columns = {
+        "b": np.asarray(seen.pop("b"), "S32")[some], "pool": np.asarray(seen.pop("pool"), "U")[some], "reason": np.array([*REASONS, ""])[way[some]],
+        **{name: np.asarray(values)[some] for name, values in seen.items() if name != "reason"},
+    }  # fmt: skip
+    return Edges(found.a[some], found.a[some], np.abs(closeness[some]), columns), way[some], closeness[some]
+
+
+def _warn_of_many(edges: Edges, max_hits: int) -> None:
+    """Say it where not every row that hits a sample is written."""
+    is_cut = ~np.asarray(edges.columns["is_complete"], bool)
+    if is_cut.any():
+        pool, sample = edges.columns["pool"][is_cut], edges.columns["b"][is_cut]
+        for name in np.unique(pool).tolist():
+            count = len(np.unique(sample[pool == name]))
+            given = (
+                f"{count} of the samples of {name} are each shown by more rows than are written"
+                if count > 1
+                else f"one sample of {name} is shown by more rows than are written"
+            )
+            warnings.warn(f"{WHERE}: {given}: the closest {max_hits} by each way (max_hits). Which samples are hit is known of all", stacklevel=3)
+
+
+def _find(pool: Pool, others: list[Pool], names: list[str], search: Search) -> Edges:
+    """Every pair of a row and an evaluation sample up to the floors, bounded by `max_hits`."""
+    tables = []
+    for number, (other, name) in enumerate(zip(others, names, strict=True)):
+        dims = [] if search.vectors is None else [pool.vectors(search.vectors).dim]
+        require(WHERE, forecast(len(pool), len(other), dims, search.k, search.floor_copied is not None), pool.memory)
+        tables.append(_pairs(pool, other, name, search, number))
+    if not tables:
+        text = np.empty(0, "U1")
+        return Edges(*(np.empty(0, np.int64),) * 2, np.empty(0), {"b": text.astype("S32"), "pool": text, **_columns(search, 0)})
+    joined = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    row = joined.pop("a")
+    return Edges(row, row, np.zeros(len(row)), joined)
+
+
+def _pairs(pool: Pool, other: Pool, name: str, search: Search, number: int) -> dict[str, np.ndarray]:
+    """The table of one evaluation pool: `a` the row, `b` the sample's uid, `pool`, and what was seen of the pair."""
+    mine, theirs = (Groups.by(keys, p.uid_rank) for p, keys in zip((pool, other), _keys(pool, other, search.hash), strict=True))
+    same = _same(pool, other, search.hash, mine, theirs)
+    looks = _looks(pool, mine, other, theirs, search.views)
+    near: Pairs = pool.once(f"near-{number}", lambda: _near(pool, mine, other, theirs, looks, same, search))  # type: ignore[assignment]
+    ways = [Way("is_same", same, mine, theirs), Way("difference", near, mine, theirs)]
+    if search.floor_copied is not None:
+        pairs, seen = _copies(pool, mine, other, theirs, looks, same, search, number)
+        ways.append(Way("copied", pairs, mine, theirs, seen))
+    if search.floor_cosine is not None and search.vectors is not None:
+        ways.append(Way("cosine", *_cosines(pool, other, search.vectors, search.floor_cosine, search.max_hits, number)))
+    row, sample, is_complete, of_ways = together(ways, len(other), search.max_hits)
+    if PAIR_BYTES * len(row) > pool.memory:
+        given = f"{len(row):,} pairs with {name} need {size(PAIR_BYTES * len(row))}"
+        cure = f"Give --memory {enough(PAIR_BYTES * len(row))}, a smaller max_hits, or limits and floors that fewer pairs reach"
+        raise Refusal("does-not-fit", WHERE, given, f"{size(pool.memory)} are allowed", cure)
+    found = {"a": row, "b": other.uid[sample], "pool": np.full(len(row), name), **_columns(search, len(row)), "is_complete": is_complete}
+    for way, (at, pair) in zip(ways, of_ways, strict=True):
+        if way.column == "is_same":
+            found["is_same"][at], found["difference"][at] = True, 0.0
+        else:
+            found[way.column][at] = np.abs(way.pairs[2][pair]) if way.column != "cosine" else -way.pairs[2][pair]
+        if way.seen is not None:
+            for place, field in enumerate(FIELDS):
+                if field != "score":
+                    found[SEEN.get(field, field)][at] = way.seen[pair, place]
+    return found
+
+
+def _columns(search: Search, count: int) -> dict[str, np.ndarray]:
+    """The columns of so many pairs, of which nothing was seen yet."""
+    found = {"is_same": np.zeros(count, bool), "difference": np.full(count, np.nan)}
+    if search.floor_copied is not None:
+        found["copied"] = np.full(count, np.nan)
+        found |= {field: np.full(count, np.nan, np.float32) for field in FIELDS if field != "score"}
+    if search.floor_cosine is not None:
+        found["cosine"] = np.full(count, np.nan)
+    return found | {"is_complete": np.ones(count, bool)}
 
 
 def _keys(pool: Pool, other: Pool, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -161,38 +263,62 @@ def _keys(pool: Pool, other: Pool, name: str) -> tuple[np.ndarray, np.ndarray]:
     columns = [p.column(name) for p in (pool, other)]
     widths = [c.shape[1] if c.ndim == 2 else 0 for c in columns]
     if 0 in widths or (widths[0] != widths[1] and len(pool) and len(other)):
-        raise Refusal(
-            "bad-value",
-            WHERE,
-            f"{name} holds {widths[0]} bytes here and {widths[1]} in {other.name or 'the evaluation pool'}",
-            "hashes of one length",
-        )
+        given = f"{name} holds {widths[0]} bytes here and {widths[1]} in {other.name or 'the evaluation pool'}"
+        raise Refusal("bad-value", WHERE, given, "hashes of one length")
     mine, theirs = (np.ascontiguousarray(c).view(np.dtype((np.void, c.shape[1])))[:, 0] for c in columns)
     return mine, theirs
 
 
-def _looks(
-    pool: Pool, rows: np.ndarray, other: Pool, their_rows: np.ndarray, views: tuple[str, str]
-) -> tuple[list[Looks], tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Looks of `rows` of both pools, numbered as in their pools; of each the distinct codes, and which of them each look has."""
+def _same(pool: Pool, other: Pool, name: str, mine: Groups, theirs: Groups) -> Pairs:
+    """The pairs of groups with the same pixels, at distance 0."""
+    own, held = (keys[groups.first] for keys, groups in zip(_keys(pool, other, name), (mine, theirs), strict=True))
+    none = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.zeros(len(theirs), bool)
+    if not len(own) or not len(held):
+        return none
+    order = np.argsort(held)
+    place = order[np.minimum(np.searchsorted(held[order], own), len(held) - 1)]
+    u = np.flatnonzero(held[place] == own)
+    return u, place[u], np.zeros(len(u)), none[3]
+
+
+TwoLooks = list[tuple[Looks, np.ndarray, np.ndarray]]  # of both pools: the looks of each group, their distinct codes, and the code of each look
+
+
+def _looks(pool: Pool, mine: Groups, other: Pool, theirs: Groups, views: tuple[str, str]) -> TwoLooks:
     for name in views:
         _keys(pool, other, name)
-    found = [Looks.of(*(p.column(name)[some] for name in views)) for p, some in ((pool, rows), (other, their_rows))]
-    grouped = [looks.grouped() for looks in found]
-    for looks, some in zip(found, (rows, their_rows), strict=True):
-        looks.row = some[looks.row]
-    return found, grouped[0], grouped[1]
+    found = [Looks.of(*(p.column(name)[groups.first] for name in views)) for p, groups in ((pool, mine), (other, theirs))]
+    return [(looks, *looks.grouped()) for looks in found]
 
 
-def _keep_closest(best: np.ndarray, which: np.ndarray, rows: np.ndarray, others: np.ndarray, found: np.ndarray, uid_rank: np.ndarray) -> None:
-    """Take into `best` and `which` (n,) the pairs (row, other, found) that are closer, a tie by the smaller uid of the other."""
-    order = np.lexsort((-uid_rank[others], -found, rows))  # the last of each row: least, then smallest uid
-    rows, others, found = rows[order], others[order], found[order]
-    last = np.append(rows[1:] != rows[:-1], True)[: len(rows)]
-    rows, others, found = rows[last], others[last], found[last]
-    tie = (found == best[rows]) & np.isfinite(found) & (uid_rank[others] < uid_rank[which[rows]])
-    better = (found < best[rows]) | tie
-    best[rows[better]], which[rows[better]] = found[better], others[better]
+def _near(pool: Pool, mine: Groups, other: Pool, theirs: Groups, looks: TwoLooks, same: Pairs, search: Search) -> Pairs:
+    """The pairs of groups whose thumbnails differ in at most the floor, but for those with the same pixels."""
+    (my_looks, my_codes, my_code), (their_looks, their_codes, their_code) = looks
+    u, v, _ = candidates(my_codes, their_codes, search.max_distance, turned=search.turned)
+    twin = np.full(len(mine), -1, np.int64)
+    twin[same[0]] = same[1]
+
+    def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for a, b, _ in members(my_code, u, v, their_code):
+            other_pixels = twin[my_looks.row[a]] != their_looks.row[b]
+            yield a[other_pixels], b[other_pixels]
+
+    wanted = np.zeros(len(my_looks), bool), np.zeros(len(their_looks), bool)
+    for a, b in pairs():
+        wanted[0][a] = wanted[1][b] = True
+    chosen = [np.flatnonzero(w) for w in wanted]
+    place = [np.cumsum(w) - 1 for w in wanted]
+    own = thumbnails(WHERE, lambda rows: pool.payloads(mine.first[rows]), my_looks, chosen[0], search.side, pool.memory)
+    tests = thumbnails(WHERE, lambda rows: other.payloads(theirs.first[rows]), their_looks, chosen[1], search.side, pool.memory)
+
+    def compared() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        limits = {"limit": search.floor_rms, "min_contrast": search.min_contrast}
+        for a, b in pairs():
+            found = differences(own, place[0][a], tests, place[1][b], turned=search.turned, **limits)
+            hit = np.isfinite(found)
+            yield my_looks.row[a[hit]], their_looks.row[b[hit]], found[hit]
+
+    return gathered(compared(), mine, theirs, search.max_hits)
 
 
 def _nearest(pool: Pool, other: Pool, name: VectorName, k: int, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -203,7 +329,9 @@ def _nearest(pool: Pool, other: Pool, name: VectorName, k: int, number: int) -> 
     def search(state: State) -> State:
         cosine, row, done = state
         some = np.arange(done[0], min(done[0] + QUERIES, len(z)))
-        cosine[some], row[some] = knn(z.subset(some), base, width, base_uid_rank=other.uid_rank, device=pool.device)
+        near, place = knn(z.subset(some), base, width, base_uid_rank=other.uid_rank, device=pool.device)
+        is_there = (z.square[some] > 0)[:, None] & (base.square[place] > 0)  # a missing vector is near nothing
+        cosine[some], row[some] = np.where(is_there, near, -np.inf), np.where(is_there, place, -1)
         return cosine, row, done + len(some)
 
     start = np.full((len(z), width), -np.inf), np.full((len(z), width), -1, np.int64), np.zeros(1, np.int64)
@@ -211,51 +339,100 @@ def _nearest(pool: Pool, other: Pool, name: VectorName, k: int, number: int) -> 
     return cosine, row
 
 
+def _nearest_cosine(pool: Pool, others: list[Pool], vectors: VectorName | None, k: int) -> np.ndarray:
+    """(n,) of each row and the nearest picture of all evaluation pools; NaN without vectors."""
+    best = np.full(len(pool), -np.inf)
+    for number, other in enumerate(others if vectors is not None else []):
+        near, _ = _nearest(pool, other, vectors, k, number)  # type: ignore[arg-type]
+        best = np.maximum(best, near[:, 0]) if near.shape[1] else best
+    return np.where(np.isfinite(best), best, np.nan)
+
+
+def _cosines(pool: Pool, other: Pool, name: VectorName, floor: float, most: int, number: int) -> tuple[Pairs, Groups, Groups]:
+    """The pairs with a cosine of at least the floor, of groups of equal vectors; the distance is the cosine below zero."""
+    z, base = pool.vectors(name), other.vectors(name)
+    mine, theirs = (Groups.by(equal_rows(v), p.uid_rank) for v, p in ((z, pool), (base, other)))
+    tests, has = base.subset(theirs.first), z.square[mine.first] > 0
+
+    def search(state: State) -> State:
+        *old, done = state
+        some = np.arange(done[0], min(done[0] + QUERIES, len(mine)))
+        found = pairs_within(z.subset(mine.first[some]), tests, floor, pool.device)
+        there = ((a, b, cosine, has[some[a]] & (tests.square[b] > 0)) for a, b, cosine in found)  # a missing vector is near nothing
+        pairs = gathered(((some[a[hit]], b[hit], -cosine[hit]) for a, b, cosine, hit in there), mine, theirs, most, tuple(old))  # type: ignore[arg-type]
+        return *pairs, done + len(some)
+
+    start = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.zeros(len(theirs), bool), np.zeros(1, np.int64)
+    u, v, distance, is_cut, _ = pool.scan(f"close-{number}", search, start, rounds=-(-len(mine) // QUERIES) if len(theirs) else 0)
+    return (u, v, distance, is_cut), mine, theirs
+
+
 def _copies(
-    pool: Pool, other: Pool, views: tuple[str, str], nearest: np.ndarray, is_open: np.ndarray, limits: tuple[float, float, int], number: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """For each row in `is_open` the best verified share of agreeing blocks down to the limit, -inf where none, and the row of `other` that it is a copy of."""
-    min_copied, min_area, radius = limits
-    rows, theirs = _proposed(pool, other, views, nearest, is_open, radius)
+    pool: Pool, mine: Groups, other: Pool, theirs: Groups, looks: TwoLooks, same: Pairs, search: Search, number: int
+) -> tuple[Pairs, np.ndarray]:
+    """The verified pairs of groups down to the floor, the distance being the share of agreeing blocks below zero, and (pairs, FIELDS) what was seen of each:
+    left the evaluation picture, right the pool's."""
+    u, v = _proposed(pool, mine, other, theirs, looks, same, search, number)
+    floor = search.floor_copied or 0.0
+    own = _seen_by(pool, mine, PAIRS)
+    tests = _seen_by(other, theirs, max(HELD, pool.memory // 8 // BYTES))
 
     def verify(state: State) -> State:
-        best, which, done = state
-        some = slice(int(done[0]), int(done[0]) + PAIRS)
-        left, held = np.unique(rows[some]), {}
-        for row, payload in zip(left.tolist(), pool.payloads(left), strict=True):
-            held[row] = glance(payload)
-        own = theirs[some]
-        for start in range(0, len(np.unique(own)), HELD):
-            chosen = np.unique(own)[start : start + HELD]
-            seen = dict(zip(chosen.tolist(), map(glance, other.payloads(chosen)), strict=True))
-            here = np.flatnonzero(np.isin(own, chosen))
-            agree = np.array([_agreement(held[int(rows[some][i])], seen[int(own[i])], min_area) for i in here])
-            hit = agree >= min_copied
-            _keep_closest(best, which, rows[some][here[hit]], own[here[hit]], -agree[hit], other.uid_rank)
-        return best, which, done + PAIRS
+        found, seen, done = state
+        some = np.arange(done[0], min(done[0] + PAIRS, len(u)))
+        hits = []
+        for pair in some.tolist():
+            left, right = tests(int(v[pair])), own(int(u[pair]))
+            match = None if left is None or right is None else register(left, right)
+            if match is not None and match.score >= floor and _shown(match) >= search.min_area:
+                hits.append((pair, match.row))
+        more = np.array([row for _, row in hits], np.float64).reshape(-1, len(FIELDS))
+        return np.concatenate([found, np.array([pair for pair, _ in hits], np.int64)]), np.concatenate([seen, more]), done + len(some)
 
-    start = np.full(len(pool), np.inf), np.full(len(pool), -1, np.int64), np.zeros(1, np.int64)
-    best, which, _ = pool.scan(f"copies-{number}", verify, start, rounds=-(-len(rows) // PAIRS))
-    return -best, which
+    start = np.empty(0, np.int64), np.empty((0, len(FIELDS))), np.zeros(1, np.int64)
+    found, seen, _ = pool.scan(f"copies-{number}", verify, start, rounds=-(-len(u) // PAIRS))
+    u, v, distance, is_cut = u[found], v[found], -seen[:, FIELDS.index("score")], np.zeros(len(theirs), bool)
+    keep = closest(u, v, distance, mine.first_rank, theirs.first_rank, search.max_hits)
+    is_cut[v[~keep]] = True
+    return (u[keep], v[keep], distance[keep], is_cut), seen[keep]
 
 
-def _agreement(mine: Seen | None, theirs: Seen | None, min_area: float) -> float:
-    """The share of blocks that agree; 0 where nothing speaks for a copy or too little is shown of both."""
-    match = None if mine is None or theirs is None else register(mine, theirs)
-    if match is None:
-        return 0.0
-    shown = max((right - left) * (bottom - top) for left, top, right, bottom in (match.left, match.right))
-    return match.score if shown >= min_area else 0.0
+def _shown(match: Match) -> float:
+    """The larger of the shares of the two pictures that lie in the common area."""
+    return max((right - left) * (bottom - top) for left, top, right, bottom in (match.left, match.right))
+
+
+def _seen_by(pool: Pool, groups: Groups, room: int) -> Callable[[int], Seen | None]:
+    """What gives the picture of a group as `registration` sees it; the last `room` of them are kept."""
+
+    @lru_cache(maxsize=room)
+    def see(group: int) -> Seen | None:
+        return glance(next(pool.payloads(groups.first[[group]])))
+
+    return see
 
 
 def _proposed(
-    pool: Pool, other: Pool, views: tuple[str, str], nearest: np.ndarray, is_open: np.ndarray, radius: int
+    pool: Pool, mine: Groups, other: Pool, theirs: Groups, looks: TwoLooks, same: Pairs, search: Search, number: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (row, row of `other`) that hashes within `radius` bits of 64 or the nearest vectors propose, each once, in the order of rows."""
-    everyone, open_rows = np.arange(len(other)), np.flatnonzero(is_open)
-    (my_looks, their_looks), (my_codes, my_group), (their_codes, their_group) = _looks(pool, open_rows, other, everyone, views)
-    u, v, _ = candidates(my_codes, their_codes, radius * my_codes.shape[1] // (8 * TURNS), turned=True)
-    found = [my_looks.row[a] * len(other) + their_looks.row[b] for a, b, _ in members(my_group, u, v, their_group)]
-    row, column = np.nonzero((nearest >= 0) & is_open[:, None])
-    key = np.unique(np.concatenate([*found, row * len(other) + nearest[row, column]]))
-    return np.divmod(key.astype(np.int64), max(len(other), 1))
+    """Pairs of groups that hashes within `loose_distance` bits of 64 or the nearest vectors propose, each once, but for those with the same pixels."""
+    (my_looks, my_codes, my_code), (their_looks, their_codes, their_code) = looks
+    u, v, _ = candidates(my_codes, their_codes, search.loose_distance * my_codes.shape[1] // (8 * TURNS), turned=True)
+    width = max(len(theirs), 1)
+    keys, count = [np.empty(0, np.int64)], 0
+    for a, b, _ in members(my_code, u, v, their_code):
+        keys.append(my_looks.row[a] * width + their_looks.row[b])
+        count += len(a)
+        _fit(pool, count)
+    if search.vectors is not None:
+        _, near = _nearest(pool, other, search.vectors, search.k, number)
+        row, column = np.nonzero(near >= 0)
+        keys.append(mine.of[row] * width + theirs.of[near[row, column]])
+        _fit(pool, count + len(row))
+    return np.divmod(np.setdiff1d(np.concatenate(keys), same[0] * width + same[1]), width)
+
+
+def _fit(pool: Pool, count: int) -> None:
+    if 160 * count > pool.memory:
+        given, cure = f"{count:,} candidate pairs need {size(160 * count)}", f"Give --memory {enough(160 * count)}, a smaller loose_distance or k"
+        raise Refusal("does-not-fit", WHERE, given, f"{size(pool.memory)} are allowed", cure)

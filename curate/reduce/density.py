@@ -34,10 +34,11 @@ def density(
                 centre (ties by uid); the rest is dropped ("dense"): `score` is the distance to the centre, `threshold` the least distance of a kept row of
                 this cluster that is not protected. No witness: no single row decides. Where protected rows leave too little for the lower bounds, only the
                 protected ones bind.
-    Guarantee   exactly `keep` rows (more only where more are protected); the same for every order of rows
+    Guarantee   exactly `keep` of the rows that have a vector (more only where more are protected; rows without one stay, unjudged); the same for every order of
+                rows
     Source      DBP (Abbas et al., ICLR 2024), with water-filling for its quadratic programme: the same solution, and whole numbers that add up. There, on
                 LAION, 27.7 % of the data and compute beat all of it by 1.1 points of zero-shot ImageNet. Take copies out first: else clusters are copies.
-                What its code calls prune ratio is the part kept
+                What its code calls prune ratio is the part kept; its lower bound is cut to a whole number, and is 1 where min_share is 0
     vectors     a vector column, (n, d) float16, unit length
     keep        how many to keep: a count (10000) or a fraction of the live rows (0 < 0.3 <= 1)
     clusters    how many, at most the number of rows; the source has 100 for DataComp-medium and 500 for 280 M pairs of LAION. Clusters without rows are left

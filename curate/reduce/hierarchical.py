@@ -37,10 +37,12 @@ def hierarchical(
                 ("crowded"). A child gets no less than its protected rows, which are kept first. Drawn by one permutation of each level in uid order: no node
                 hears of another. With leaf: closest `score` is the cosine distance to the leaf's centre and `threshold` the greatest that was kept there; no
                 witness.
-    Guarantee   exactly `keep` rows (more only where more are protected); the same for every order of rows
+    Guarantee   exactly `keep` of the rows that have a vector (more only where more are protected; rows without one stay, unjudged); the same for every order of
+                rows
     Source      Vo et al. 2024, arXiv 2405.15613, with cosine for Euclidean distance, and centres of length one. Of it is reported (second-hand) that the
-                second level is the large step, random leaves are best and ten resamplings enough. It balances what the encoder sees, and so makes rare junk
-                more frequent: filter before
+                second level is the large step, random leaves are best and ten resamplings enough. As there, each fit starts by k-means++; there it then runs
+                50 rounds on all points, here at most 20 on 256 a cluster, started among 64 a cluster, and `nearest: 1` fits on one point a cluster, where its
+                code with sample_size 1 skips that level. It balances what the encoder sees, and so makes rare junk more frequent: filter before
     vectors     a vector column, (n, d) float16, unit length
     keep        how many to keep: a count (10000) or a fraction of the live rows (0 < 0.3 <= 1)
     clusters    of each level from the rows upwards, each fewer than the one before; the source has [5000, 1000] in its example and four levels from 10 M to
@@ -50,14 +52,14 @@ def hierarchical(
     leaf        which rows of a leaf stay: random, or closest to its centre
     Writes      hierarchical_path: string, the clusters from the top to the leaf ("7/83"); hierarchical_quota: int64, rows that the leaf keeps
     Cost        resampling + 1 times n * clusters * d multiply-adds for the first level, and as many fits of at most 20 * nearest * clusters^2 * d (the first
-                one on 256 rows a cluster); further levels cost little. 60 n bytes
+                one on 256 rows a cluster, with 64 * clusters^2 * d in float64 for its start); further levels cost little. 60 n bytes
     Errors      bad-value; does-not-fit
     """
     if not clusters or (np.diff([*clusters, 0]) >= 0).any() or len(nearest) != len(clusters) or min(nearest) < 1 or resampling < 0:
         given = f"clusters {clusters}, nearest {nearest}, resampling {resampling}"
         raise Refusal("bad-value", "reduce.hierarchical", given, "fewer clusters at each level, as many numbers in nearest, all from 1")
     n = len(pool)
-    require("reduce.hierarchical", clustered(n, pool.vectors(vectors).dim, clusters[0], resampling, nearest[0]), pool.memory)
+    require("reduce.hierarchical", clustered(n, pool.vectors(vectors).dim, clusters[0], resampling, nearest[0], is_sought=True), pool.memory)
     order = np.argsort(pool.uid_rank)
     z, fixed = pool.vectors(vectors).subset(order), pool.fixed[order]
     parents, cosine, points = [], np.empty(0), z
@@ -86,7 +88,7 @@ def _level(pool: Pool, number: int, points: Vectors, k: int, resampling: int, ne
     """(m,) cluster of each point, (m,) cosine to its centre, the centres that have points."""
 
     def fit(some: Vectors, turn: int) -> np.ndarray:
-        centres = kmeans(some, k, uid_rank=np.arange(len(some)), rng=pool.rng(f"level {number}", f"round {turn}"), device=pool.device)
+        centres = kmeans(some, k, uid_rank=np.arange(len(some)), rng=pool.rng(f"level {number}", f"round {turn}"), device=pool.device, is_sought=True)
         return centres.stored(slice(0, len(centres)))
 
     def resample(state: State) -> State:

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from curate.pool import Column, Pool, Share, VectorName, Verdicts
 from manifests.errors import Refusal
-from manifests.quotas import place_inside
+from manifests.quotas import GRID, place_inside
 from manifests.vectors.forecast import clustered, require
 from manifests.vectors.partition import partition
 
@@ -32,7 +32,8 @@ def prototypes(
                 are left. Where protected rows leave too little for all floors, every class gets its first row, then its second, until the budget ends.
                 Dropped ("too_easy" where `end` is hard, else "too_hard"): `score` is the distance, `threshold` the distance that would have been enough: of
                 the last row kept by its rank among all, or of the last one kept of its class, whichever asks less. No witness.
-    Guarantee   exactly `keep` rows (more only where more are protected); the same for every order of rows
+    Guarantee   exactly `keep` of the rows that have a vector (more only where more are protected; rows without one stay, unjudged); the same for every order of
+                rows
     Source      Sorscher et al., NeurIPS 2022: keep hard ones where data are plentiful, easy ones where they are scarce (after notes; the paper was not at
                 hand). Take copies out first, and cluster anew after that (D4, Tirumala et al. 2023): else the distance tells how often a row is repeated. Of
                 a web pool the hardest are junk: filter before
@@ -57,7 +58,7 @@ def prototypes(
     budget, worth = max(keep.of(n), int(fixed.sum())), cosine if end == "hard" else -cosine  # the smaller, the better
 
     place = place_inside(group, ~fixed, worth)
-    by_floor = place < int(floor * budget / (int(group.max(initial=0)) + 1))
+    by_floor = place < int(np.rint(floor * budget / (int(group.max(initial=0)) + 1) * GRID) / GRID)  # 0.29 * 100 is 29
     turn = np.lexsort((worth, np.where(by_floor, place, n), ~by_floor, ~fixed))
     kept = np.zeros(n, bool)
     kept[turn[:budget]] = True

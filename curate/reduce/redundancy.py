@@ -5,7 +5,7 @@ import builtins
 import numpy as np
 import pyarrow as pa
 
-from curate.pool import Column, Pool, Share, State, VectorName, Verdicts
+from curate.pool import Pool, Preferred, Share, State, VectorName, Verdicts
 from manifests.star import first_kept
 from manifests.vectors.forecast import cover, require
 from manifests.vectors.neighbours import knn
@@ -23,7 +23,7 @@ def redundancy(
     *,
     vectors: VectorName,
     keep: Share,
-    prefer: builtins.list[Column] = [],  # noqa: B006
+    prefer: builtins.list[Preferred] = [],  # noqa: B006
 ) -> Verdicts:
     """Keep a share of the samples such that every other one has a kept sample as close by as this share allows.
 
@@ -37,12 +37,12 @@ def redundancy(
     Source      the greedy walk of Less is More (Wolf et al. 2024) with cosine for Hamming distance, its limit found from the share
     vectors     a vector column, (n, d) float16, unit length
     keep        how many to keep: a count (10000) or a fraction of the live rows (0 < 0.3 <= 1)
-    prefer      columns of numbers; the row with the larger value is the one to keep
+    prefer      columns of numbers; the row with the larger value is the one to keep, and null is the least
     Cost        15 walks of at most n * kept * d multiply-adds in float32; a walk ends as soon as it keeps too many. 2 n d bytes and 200 MiB at work
     Errors      does-not-fit
     """
     require("reduce.redundancy", cover(len(pool), keep.of(len(pool)), pool.vectors(vectors).dim, pool.memory), pool.memory)
-    order = np.lexsort((pool.uid_rank, *[-pool.column(name).astype(np.float64) for name in reversed(prefer)], ~pool.fixed))
+    order = np.argsort(pool.keeper_order(prefer))
     n, fixed, z = len(pool), pool.fixed[order], pool.vectors(vectors).subset(order)
     if 2 * n * z.dim <= pool.memory // 4:  # rows that are read again and again then lie side by side
         z = Vectors.of(z.stored(slice(0, n)))

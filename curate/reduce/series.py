@@ -49,6 +49,8 @@ def series(
     if not 0 <= max_distance <= floor_distance:
         given = f"max_distance {max_distance}, floor_distance {floor_distance}"
         raise Refusal("bad-value", "reduce.series", given, "0 <= max_distance <= floor_distance")
+    if pool.column(codes).ndim != 2:
+        raise Refusal("bad-value", "reduce.series: codes", f"{codes} holds no hashes", "a column of bits, such as dhash or phash")
     rank, groups = walks(pool.column(group), pool.column(order), pool.uid_rank, pool.fixed)
     edges = pool.edges(lambda: _find(pool, groups, pool.column(codes), floor_distance))
     near = edges.score <= max_distance

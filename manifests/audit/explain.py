@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from manifests.audit.visible import number, rows_of_text, visible
 from manifests.errors import Refusal
+from manifests.leaks import LIMITS, MEASURED, leak_files, what_happened
 from manifests.run import Run, StageRecord, open_run
 from manifests.schema import EDGE, KEPT, QUARANTINED, VERDICT, written_column
 
@@ -77,8 +78,33 @@ def _stage(run: Run, stage: StageRecord, sample: dict[str, Any], out: bool) -> d
     about["parameters"] = stage.parameters
     if verdict["witness"] is not None:
         about["witness"] = witness_of(run, verdict["witness"], verdict["witness_pool"])
-        about["pair"] = _pair(run, stage.id, sample["uid"], verdict["witness"])
+        if verdict["witness_pool"] is None:
+            about["pair"] = _pair(run, stage.id, sample["uid"], verdict["witness"])
+        else:
+            about |= _hits(run, stage, sample["uid"], (verdict["witness_pool"], verdict["witness"]))
     return about
+
+
+def _hits(run: Run, stage: StageRecord, uid: str, closest: tuple[str, str]) -> dict[str, Any]:
+    """`pair`: what was seen of a sample and the test picture it was dropped for. `hits`: the other test pictures that it shows: how many, and the surest ten."""
+    columns = ["b", "pool", "reason", "score", *MEASURED]
+    rows: list[dict[str, Any]] = []
+    for file in leak_files(run, stage):
+        there = [name for name in columns if name in pq.read_schema(file).names]
+        rows += pq.read_table(file, columns=there, filters=(pc.field("a") == uid) & pc.field("reason").is_valid()).to_pylist()
+    if not rows:
+        return {"pair": {}}  # the run is older than these pairs
+    surest = {reason: place for place, reason in enumerate(LIMITS)}
+    rows.sort(key=lambda r: (surest.get(r["reason"], 9), r["score"] if surest.get(r["reason"], 9) < 2 else -r["score"], r["pool"], r["b"]))
+    own = next((row for row in rows if (row["pool"], row["b"]) == closest), {})
+    others = [row for row in rows if row is not own]
+    first = [
+        {"uid": r["b"], "key": evaluation_key(run, r["pool"], r["b"]), "pool": r["pool"], "reason": r["reason"], "score": r["score"]}
+        for r in others[:10]
+    ]
+    pair = {name: value for name, value in own.items() if value is not None and name in ("difference", "copied", "cosine")}
+    said = {"change": what_happened(own)} if own.get("reason") == "copied_leak" else {}
+    return {"pair": pair, **said, **({"hits": {"count": len(others), "first": first}} if others else {})}
 
 
 def _json(value: Any) -> Any:
@@ -201,10 +227,23 @@ def _step(step: dict[str, Any]) -> list[str]:
     if "witness" in step:
         lines.append(f"    witness {_witness(step['witness'])}")
         lines += _wrapped(step.get("pair", {}))
+        lines += _also(step.get("hits"))
     if step["verdict"] == "dropped" and step.get("parameters"):
         lines += _wrapped(step["parameters"])
     lines += _wrapped(step.get("columns", {}))
     return lines
+
+
+def _also(hits: dict[str, Any] | None) -> list[str]:
+    """The other test pictures that a sample shows, a line each."""
+    if not hits:
+        return []
+    lines = [
+        f"    also shows {visible(h['key'], 120)}  {h['uid'][:12]}, of evaluation pool {visible(h['pool'])}: {visible(h['reason'])}, score {number(h['score'])}"
+        for h in hits["first"]
+    ]
+    more = hits["count"] - len(hits["first"])
+    return [*lines, f"    and {more:,} more test pictures"] if more else lines
 
 
 def _wrapped(values: dict[str, Any], width: int = 110) -> list[str]:

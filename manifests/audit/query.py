@@ -14,12 +14,14 @@ import pyarrow.parquet as pq
 
 from manifests.audit.visible import number, rows_of_text, visible
 from manifests.errors import Refusal
+from manifests.leaks import leak_files, leak_stages, leaks_sql
+from manifests.replays import standing_replays
 from manifests.run import Run, open_run
 
 if TYPE_CHECKING:
     import duckdb
 
-RESERVED_VIEWS = {"ledger", "samples", "identity", "verdicts", "scores", "evaluations"}
+RESERVED_VIEWS = {"ledger", "samples", "identity", "verdicts", "scores", "evaluations", "replays", "leaks"}
 
 
 def query(
@@ -29,7 +31,8 @@ def query(
 
     Views       `ledger`; one view a stage, named as the stage with `_` for `.` (`dedup_perceptual`: uid and the stage's own columns);
                 `samples` (the ledger with every measure's columns beside it); `edges_<stage>`; `evaluations` (pool, uid, key);
-                `verdicts` and `scores` of the evidence.
+                `leaks` (every evaluation sample that is hit, by whom, how close: stage, pool, test, uid, reason, score, threshold, …);
+                `verdicts` and `scores` of the evidence; `replays` (the run at other limits, where they were folded).
     Guarantee   reads the run's own files and nothing else: no other file, no network, no setting can be changed, exactly one statement.
     sql         one SELECT (or FROM, WITH, VALUES, DESCRIBE, SUMMARIZE); a semicolon may end it
     limit       rows given back at most; None = all. Where rows were cut, the table's metadata holds `keepset.cut`
@@ -162,12 +165,21 @@ def _make_views(connection: "duckdb.DuckDBPyConnection", run: Run) -> list[str]:
             taken |= {c.lower() for c in own}
             beside.append(f"POSITIONAL JOIN (SELECT {_names(own)} FROM {_files(files, grown)})")
     _view(connection, "samples", f"SELECT * FROM ledger {' '.join(beside)}")
+    with_tests = {stage.id: leak_files(run, stage) for stage in leak_stages(run)}  # they stand in `leaks`
     for stage in run.stages:
         edges = [str(f.resolve()) for f in run.edges(stage.id)]
-        if edges:
+        if edges and not with_tests.get(stage.id):
             allowed += edges
             _view(connection, f"edges_{view_name(stage.id)}", f"SELECT * FROM {_files(edges)}")
     allowed += _make_evaluations(connection, run)
+    leaks, read = leaks_sql(run)
+    if leaks:
+        allowed += [str(f.resolve()) for f in read]
+        _view(connection, "leaks", leaks)
+    replays = [str(f.resolve()) for f in standing_replays(run)]
+    if replays:
+        allowed += replays
+        _view(connection, "replays", f"SELECT * FROM {_files(replays)}")
     for name in ("verdicts", "scores"):
         found = [str(f.resolve()) for f in sorted(run.path.glob(f"evidence/*/{name}.parquet"))]
         if found:

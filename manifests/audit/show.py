@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 
 from manifests.audit.query import connect, select
 from manifests.audit.visible import number, rows_of_text, share, visible
+from manifests.leaks import evaluation_sizes, leak_stages
 from manifests.run import Run, open_run
 
 if TYPE_CHECKING:
@@ -27,8 +28,12 @@ FROM ledger WHERE status = 'quarantined'
 GROUP BY ALL ORDER BY n DESC, fault"""
 
 
+HIT = """SELECT pool, count(DISTINCT test) AS hit, count(DISTINCT uid) AS "rows", coalesce(bool_and(is_complete IS NOT NULL), true) AS is_known
+FROM leaks GROUP BY ALL ORDER BY pool"""
+
+
 def show(run: Path | str) -> dict[str, Any]:
-    """What happened in a run: its pool, the law of the ledger, the funnel, the faults, the evidence, and where things are.
+    """What happened in a run: its pool, the law of the ledger, the funnel, the faults, the test pictures that are hit, the evidence, and where things are.
 
     Guarantee   every count is taken from the ledger itself, not from what `run.json` says of it
     Cost        two passes over three columns of the ledger
@@ -38,6 +43,7 @@ def show(run: Path | str) -> dict[str, Any]:
     with connect(opened) as connection:
         law, funnel = law_of(connection), funnel_of(opened, connection)
         faults = {row["fault"]: row["n"] for row in select(connection, QUARANTINE).to_pylist()}
+        leaks = leaks_of(opened, connection)
     return {
         "run": str(opened.path),
         "pool": opened.info.get("pool", {}),
@@ -47,6 +53,7 @@ def show(run: Path | str) -> dict[str, Any]:
         "law": law,
         "funnel": funnel,
         "quarantined": faults,
+        "leaks": leaks,
         "evidence": evidence_of(opened),
         "damage": list(opened.info.get("damage", [])),
         "places": _places(opened),
@@ -91,6 +98,18 @@ def funnel_of(run: Run, connection: "duckdb.DuckDBPyConnection") -> list[dict[st
     return funnel
 
 
+def leaks_of(run: Run, connection: "duckdb.DuckDBPyConnection") -> list[dict[str, Any]]:
+    """Of each evaluation pool that was looked for: its samples, how many of them are hit, and by how many rows.
+
+    `is_known` false: the run is older than the table of all hits, and more may be hit
+    """
+    if not leak_stages(run):
+        return []
+    found = {row["pool"]: row for row in select(connection, HIT).to_pylist()}
+    none = {"hit": 0, "rows": 0, "is_known": True}
+    return [{"pool": pool, "samples": count, **{n: found.get(pool, none)[n] for n in none}} for pool, count in sorted(evaluation_sizes(run).items())]
+
+
 def evidence_of(run: Run) -> list[dict[str, Any]]:
     """The verdicts on all tasks together, newest look of each comparison: arm, reference, difference, interval, word."""
     wanted = ["objective", "arm", "reference", "question", "scope", "task", "look", "diff", "lo", "hi", "margin", "word"]
@@ -133,6 +152,9 @@ def text(shown: dict[str, Any]) -> str:
     if shown["quarantined"]:
         lines += ["", "quarantined (could not be judged)"]
         lines += rows_of_text([[visible(fault), number(n)] for fault, n in shown["quarantined"].items()], right=frozenset({1}))
+    if shown["leaks"]:
+        lines += ["", "test pictures that stand in the pool"]
+        lines += rows_of_text([_leak_cells(row) for row in shown["leaks"]])
     if shown["evidence"]:
         asked = [row for row in shown["evidence"] if row.get("question") not in CONTROLS]
         lines += ["", "evidence (all tasks together)"]
@@ -162,6 +184,15 @@ def funnel_lines(funnel: list[dict[str, Any]]) -> list[str]:
             why += f"{'; ' if why else ''}{step['unjudged']:,} kept unjudged"
         table.append([visible(step["stage"]), f"{step['in']:,}", f"{gone:,}", share(gone, step["in"]), f"{step['left']:,}", why])
     return rows_of_text(table, right=frozenset({1, 2, 3, 4})) if len(table) > 1 else ["  no decisions: every sample that can be read is kept"]
+
+
+def _leak_cells(row: dict[str, Any]) -> list[str]:
+    count = (
+        f"{'' if row['is_known'] else 'at least '}{row['hit']:,} of {row['samples']:,} ({share(row['hit'], row['samples'])})"
+        if row["hit"]
+        else f"none of {row['samples']:,}"
+    )
+    return [visible(row["pool"]), count, f"shown by {row['rows']:,} samples" if row["rows"] else ""]
 
 
 def _evidence_cells(row: dict[str, Any]) -> list[str]:

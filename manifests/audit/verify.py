@@ -16,6 +16,7 @@ from manifests.digest import digest, file_digest
 from manifests.errors import BROKEN_RECORD, DONE, Refusal
 from manifests.ledger import fold_shard, read_selection
 from manifests.publish import DIGEST_KEY, EDGES_KEY, published_digest
+from manifests.replays import all_replays, read_replays, replays_stand, stage_of
 from manifests.run import Run, StageRecord, open_run
 from manifests.schema import DROPPED, KEPT, LEDGER, QUARANTINED, VERDICT
 from manifests.shards.pool_yaml import Shard
@@ -53,6 +54,7 @@ def verify(run: Path | str, *, deep: bool = False) -> dict[str, Any]:
         findings += _witnesses(opened, stages, ledger)
         findings += _selection(opened, ledger)
         findings += _outputs(opened, deep)
+        findings += _replays(opened)
         findings += check_shards(opened, ledger, deep, checked)
     errors = any(finding["severity"] == "error" for finding in findings)
     return {
@@ -349,6 +351,20 @@ def _outputs(run: Run, deep: bool) -> list[Finding]:
             found.append(finding("broken-record", run.path / name, f"has {file.stat().st_size:,} bytes, run.json says {size:,}"))
         elif deep and sha and file_digest(file) != sha:
             found.append(finding("broken-record", run.path / name, "has other bytes than when it was written"))
+    return found
+
+
+def _replays(run: Run) -> list[Finding]:
+    """Stops of the report's sliders can be read; those of an earlier state of the run are no error: the report leaves them out."""
+    found, cure = [], f"Run `curate replay {run.path} --sweep`: it writes them anew"
+    for file in all_replays(run):
+        try:
+            read_replays(file)
+        except UNREADABLE as error:
+            found.append(finding("broken-record", file, f"cannot be read: {visible(error, 160)}", cure))
+            continue
+        if not replays_stand(run, stage_of(file)):
+            found.append(finding("broken-record", file, "was folded from an earlier state of the run, so the report leaves it out", cure, "warning"))
     return found
 
 

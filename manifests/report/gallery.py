@@ -7,9 +7,11 @@ import numpy as np
 
 from manifests import images
 from manifests.audit.explain import evaluation_key
+from manifests.audit.query import connect
 from manifests.audit.visible import number, visible
 from manifests.errors import Refusal
 from manifests.report.copies import Change, changes, laid_alike
+from manifests.report.leaked import WithTests, leaked_changes
 from manifests.report.panel import Inquiry, Panel, in_list
 from manifests.run import Run
 
@@ -35,7 +37,7 @@ class Pictures:
     """Small copies of pictures as data URLs, each once, until `budget` bytes are spent."""
 
     def __init__(self, run: Run, budget: int) -> None:
-        self.run, self.left = run, budget
+        self.run, self.left, self._with_tests = run, budget, WithTests(run.path)
         self.urls: list[str] = []
         self.sizes: list[tuple[int, int]] = []
         self.refused = 0
@@ -55,7 +57,7 @@ class Pictures:
         if self.left <= 0:
             self.refused += 2
             return None
-        both = laid_alike(self.run, change, SIDE)
+        both = laid_alike(self._with_tests, change, SIDE)
         return None if both is None else [self.add(part) for part in both]
 
     def _once(self, pool: str | None, uid: str, read: Any) -> int | None:
@@ -145,6 +147,13 @@ def gallery(inquiry: Inquiry, pictures: Pictures) -> Panel:
     )
 
 
+def sampled(run: Run) -> list[str]:
+    """The uids, sorted, of the samples that get a card."""
+    with connect(run) as connection:
+        inquiry = Inquiry(run, connection)
+        return sorted({row["uid"] for row in _sample(inquiry, len(inquiry.look_up(PER_REASON)))})
+
+
 def _sample(inquiry: Inquiry, groups: int) -> list[dict[str, Any]]:
     """Ledger rows of the samples that get a card: every reason in turn, in the order of the funnel, each nearest its limit first."""
     half = max(4, min(CARDS_A_REASON, MOST_CARDS // max(groups, 1)) // 2)
@@ -217,13 +226,12 @@ def _lives(inquiry: Inquiry, cards: list[dict[str, Any]]) -> None:
 
 def _copies(inquiry: Inquiry, pictures: Pictures, rows: list[dict[str, Any]], cards: list[dict[str, Any]]) -> None:
     """Put on the card of each row that was dropped as a copy what was done to it, and the part that it and its witness both show."""
-    for stage in inquiry.decisions:
-        if stage.name == "dedup.copies":
-            for at, change in changes(inquiry, stage, rows).items():
-                cards[at]["ch"] = visible(change.sentence, 200)
-                both = pictures.of_both(change)
-                if both is not None:
-                    cards[at]["al"] = both
+    found = [changes(inquiry, stage, rows) for stage in inquiry.decisions if stage.name == "dedup.copies"]
+    for at, change in [pair for each in [*found, leaked_changes(inquiry, rows)] for pair in each.items()]:
+        cards[at]["ch"] = visible(change.sentence, 200)
+        both = pictures.of_both(change)
+        if both is not None:
+            cards[at]["al"] = both
 
 
 def _finite(value: float | None) -> float | None:

@@ -3,8 +3,10 @@
 from typing import Any
 
 from manifests.audit.visible import number, share, visible
+from manifests.leaks import BOXES, LIMITS, evaluation_sizes
 from manifests.report.gallery import Pictures, card
-from manifests.report.panel import Inquiry, Panel, evaluation_sizes, in_list
+from manifests.report.leaked import leaked
+from manifests.report.panel import Inquiry, Panel, in_list
 
 HITS_SHOWN, PAIRS_A_WAY, PAIRS = 200, 4, 24
 
@@ -13,56 +15,64 @@ FROM ledger WHERE status <> 'quarantined' AND NOT coalesce(drop_stage IN {earlie
 
 HELD = "SELECT pool, count(*) AS n FROM evaluations GROUP BY ALL ORDER BY pool"
 
-HIT = """SELECT witness_pool AS pool, count(*) AS samples, count(DISTINCT witness) AS tests_hit
-FROM ledger WHERE witness_pool IS NOT NULL GROUP BY ALL ORDER BY pool"""
+HIT = """SELECT pool, count(DISTINCT uid) AS samples, count(DISTINCT test) AS tests_hit, bool_and(is_complete IS NOT NULL) AS is_known
+FROM leaks GROUP BY ALL ORDER BY pool"""
 
-SUREST = "coalesce(list_position(['exact_leak', 'near_leak', 'copied_leak', 'vector_leak'], drop_reason::VARCHAR), 9)"
+DROPPED = "SELECT count(DISTINCT uid) AS samples FROM leaks"
 
-WAYS = f"""SELECT witness_pool AS pool, drop_stage AS stage, drop_reason AS reason, count(*) AS samples, count(DISTINCT witness) AS tests_hit
-FROM ledger WHERE witness_pool IS NOT NULL GROUP BY ALL ORDER BY pool, stage, min({SUREST}), reason"""
+SUREST = f"coalesce(list_position({list(LIMITS)}, reason), 9)"
+
+WAYS = f"""SELECT pool, stage, reason, count(DISTINCT uid) AS samples, count(DISTINCT test) AS tests_hit
+FROM leaks GROUP BY ALL ORDER BY pool, stage, min({SUREST}), reason"""
 
 # within a way the closest first, whichever side of the limit is close
-CLOSENESS = f"""{SUREST},
-    CASE WHEN score <= threshold THEN score ELSE -score END, uid"""
+CLOSENESS = f"{SUREST}, CASE WHEN reason IN ('copied_leak', 'vector_leak') THEN -score ELSE score END, uid, test"
 
-KEY = "coalesce((SELECT min(e.key) FROM evaluations e WHERE e.pool = witness_pool AND e.uid = witness), witness)"
+KEY = "coalesce((SELECT min(e.key) FROM evaluations e WHERE e.pool = hits.pool AND e.uid = hits.test), hits.test)"
 
-BY_TEST = f"""WITH hits AS (SELECT *, count(*) OVER (PARTITION BY witness_pool, witness) AS samples,
-    row_number() OVER (PARTITION BY witness_pool, witness ORDER BY {CLOSENESS}) AS place FROM ledger WHERE witness_pool IS NOT NULL)
-SELECT witness_pool AS pool, {{test}} AS test, samples, key AS closest, drop_reason AS way, score, threshold AS "limit"
-FROM hits WHERE place = 1 ORDER BY witness_pool, {CLOSENESS} LIMIT {HITS_SHOWN}"""
+BY_TEST = f"""WITH hits AS (SELECT *, count(*) OVER (PARTITION BY pool, test) AS samples,
+    bool_and(coalesce(is_complete, false)) OVER (PARTITION BY pool, test) AS all_there, row_number() OVER (PARTITION BY pool, test ORDER BY {CLOSENESS}) AS place
+    FROM leaks)
+SELECT pool, {{test}} AS test, samples, all_there, (SELECT min(key) FROM ledger WHERE ledger.uid = hits.uid) AS closest, reason AS way, score, threshold AS "limit"
+FROM hits WHERE place = 1 ORDER BY pool, {CLOSENESS} LIMIT {HITS_SHOWN}"""
 
-CLOSEST = f"""SELECT * EXCLUDE (place) FROM (
-    SELECT uid, key, status, drop_stage, drop_reason, score, threshold, witness, witness_pool, label_name, caption, shard, "offset", "size",
-        row_number() OVER (PARTITION BY witness_pool, drop_reason ORDER BY {CLOSENESS}) AS place FROM ledger WHERE witness_pool IS NOT NULL)
-WHERE place <= {PAIRS_A_WAY} ORDER BY place, witness_pool, {CLOSENESS} LIMIT {PAIRS}"""
+CUT = "SELECT count(DISTINCT struct_pack(p := pool, t := test)) AS tests FROM leaks WHERE NOT is_complete"
+
+CLOSEST = f"""WITH hits AS (SELECT *, row_number() OVER (PARTITION BY pool, reason ORDER BY {CLOSENESS}) AS place FROM leaks)
+SELECT l.uid, l.key, l.status, hits.stage AS drop_stage, hits.reason AS drop_reason, hits.score, hits.threshold, hits.test AS witness, hits.pool AS witness_pool,
+    l.label_name, l.caption, l.shard, l."offset", l."size", hits.pool, hits.test,
+    {", ".join(f"hits.{name}" for name in ("turn", "covered", *BOXES))}
+FROM hits JOIN ledger l USING (uid) WHERE place <= {PAIRS_A_WAY} ORDER BY place, hits.pool, {SUREST}, l.uid LIMIT {PAIRS}"""
 
 
 def leaks(inquiry: Inquiry, pictures: Pictures) -> Panel | None:
-    """Samples that show a test picture, by evaluation pool, with the closest pairs; and it says so where nothing else was in the pool."""
+    """Every test picture that the pool shows, by evaluation pool, with the closest pairs; and it says so where nothing else was in the pool."""
     known = inquiry.has("evaluations")
     held = {row["pool"]: row["n"] for row in inquiry.ask("evaluation_pools", HELD)} if known else evaluation_sizes(inquiry.run)
-    hit = {row["pool"]: row for row in inquiry.ask("hit", HIT)}
+    looked = inquiry.has("leaks")
+    hit = {row["pool"]: row for row in inquiry.ask("hit", HIT)} if looked else {}
     if not hit and not held:
         inquiry.take()
         return None
-    ways = inquiry.ask("leaks", WAYS)
-    by_test = inquiry.ask("test_pictures_hit", BY_TEST.format(test=KEY if known else "witness")) if hit else []
     pools = sorted({*held, *hit})
     blocks: list[dict[str, Any]] = [{"kind": "word", "mark": "dropped", "text": text} for text in _all_gone(inquiry)]
-    blocks += [
-        _by_pool(pools, held, hit),
-        *_by_way(ways),
-        *_pairs(inquiry, pictures),
-        *_by_test(by_test, sum(row["tests_hit"] for row in hit.values())),
-    ]
-    return Panel("leaks", "Leaks", "Were the tests in the pool?", _answer(pools, held, hit), blocks, inquiry.take())
+    blocks.append(_by_pool(pools, held, hit))
+    samples = 0
+    if hit:
+        samples = inquiry.ask("samples_that_leak", DROPPED)[0]["samples"]
+        by_test = inquiry.ask("test_pictures_hit", BY_TEST.format(test=KEY if known else "hits.test"))
+        blocks += [
+            *_by_way(inquiry.ask("leaks", WAYS), all(row["is_known"] for row in hit.values())),
+            *_pairs(inquiry, pictures),
+            *_by_test(by_test, sum(row["tests_hit"] for row in hit.values())),
+            *_cut(inquiry.ask("test_pictures_cut", CUT)[0]["tests"]),
+        ]
+    return Panel("leaks", "Leaks", "Were the tests in the pool?", _answer(pools, held, hit, samples), blocks, inquiry.take())
 
 
-def _answer(pools: list[str], held: dict[str, int], hit: dict[str, Any]) -> str:
+def _answer(pools: list[str], held: dict[str, int], hit: dict[str, Any], count: int) -> str:
     if not hit:
         return "No test picture was found in the pool."
-    count = sum(row["samples"] for row in hit.values())
     found = [
         f"{hit[p]['tests_hit']:,} of the {held[p]:,} in {visible(p, 60)}" if held.get(p) else f"{hit[p]['tests_hit']:,} in {visible(p, 60)}"
         for p in pools
@@ -101,42 +111,56 @@ def _by_pool(pools: list[str], held: dict[str, int], hit: dict[str, Any]) -> dic
         for pool in pools
         for found in [hit.get(pool, none)]
     ]  # fmt: skip
-    head = ["evaluation pool", "its samples", "of them hit", "share of them", "samples dropped for them"]
+    head = ["evaluation pool", "its samples", "of them hit", "share of them", "samples that show them"]
     return {"kind": "table", "name": "Test pictures that stand in the pool", "head": head, "numbers": [1, 2, 3, 4], "rows": rows}
 
 
-def _by_way(ways: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _by_way(ways: list[dict[str, Any]], is_known: bool) -> list[dict[str, Any]]:
     rows = [
-        [
-            visible(r["pool"], 60),
-            visible(r["stage"], 60),
-            {"text": visible(r["reason"], 60), "mark": "dropped"},
-            number(r["samples"]),
-            number(r["tests_hit"]),
-        ]
+        [visible(r["pool"], 60), visible(r["stage"], 60), {"text": visible(r["reason"], 60), "mark": "dropped"}, number(r["samples"]), number(r["tests_hit"])]
         for r in ways
-    ]
-    head = ["evaluation pool", "stage", "reason", "samples dropped", "test pictures hit"]
-    note = "A sample counts for one test picture, the closest by the surest way; another that it shows too is not counted for it."
+    ]  # fmt: skip
+    head = ["evaluation pool", "stage", "reason", "samples", "test pictures hit"]
+    note = "Counted are pairs: a sample that shows several test pictures counts for each, by the surest way; it was dropped for the closest one."
+    if not is_known:
+        note = "This run is older than the table of all pairs: a sample counts for one test picture, the closest, and more of them may be hit."
     table = {"kind": "table", "name": "How they were found", "head": head, "numbers": [3, 4], "rows": rows}
     return [table, {"kind": "text", "class": "note", "text": note}] if rows else []
 
 
+def _cut(count: int) -> list[dict[str, Any]]:
+    """A note where the run does not hold every sample that shows a test picture."""
+    if not count:
+        return []
+    named = "One test picture is" if count == 1 else f"{count:,} test pictures are"
+    text = (
+        f"{named} shown by more samples than the run holds pairs of (max_hits): the closest are there. Which test pictures are hit is known of all."
+    )
+    return [{"kind": "text", "class": "note", "text": text}]
+
+
 def _pairs(inquiry: Inquiry, pictures: Pictures) -> list[dict[str, Any]]:
-    """The closest pairs of each pool and way, beside each other."""
-    found = sorted(enumerate(inquiry.look_up(CLOSEST)), key=lambda pair: (str(pair[1]["witness_pool"]), str(pair[1]["drop_reason"]), pair[0]))
+    """The closest pairs of each pool and way, beside each other; verified copies also laid alike, with what was done."""
+    surest = list(LIMITS)
+    found = sorted(inquiry.look_up(CLOSEST), key=lambda row: (row["pool"], surest.index(row["drop_reason"]) if row["drop_reason"] in surest else 9))
     rows = []
-    for _, row in found:
+    for row in found:
         shown = card(inquiry, pictures, row)
         if "w" in shown:
             title = f"{visible(row['drop_reason'], 40)}, score {number(row['score'])}"
-            cards = [{**shown, "role": "dropped"}, {**shown["w"], "role": f"in {shown['w'].get('pool', 'a test')}"}]
+            pool = shown["w"].get("pool", "a test")
+            cards = [{**shown, "role": "dropped"}, {**shown["w"], "role": f"in {pool}"}]
+            if row["drop_reason"] == "copied_leak" and row["turn"] is not None:
+                change = leaked(row, row)
+                title += f": {visible(change.sentence, 200)}"
+                both = pictures.of_both(change) or []
+                roles = ("what both show", f"the same, in {pool}")
+                cards += [{**one, "t": part, "role": role} for one, part, role in zip(cards, both, roles, strict=False)]
             rows.append({"title": title, "cards": cards, "more": ""})
-    heading = {
-        "kind": "text",
-        "class": "note",
-        "text": "The closest pairs of every pool and reason: the sample that was dropped, and the test picture that it shows.",
-    }
+    text = "The closest pairs of every pool and reason: the sample that was dropped, and the test picture that it shows."
+    if any(len(row["cards"]) > 2 for row in rows):
+        text += " Under verified copies stands the part that both show, laid alike."
+    heading = {"kind": "text", "class": "note", "text": text}
     return [heading, {"kind": "pictures", "rows": rows, "paired": True}] if rows else []
 
 
@@ -147,7 +171,7 @@ def _by_test(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
         [
             visible(r["test"], 60),
             visible(r["pool"], 60),
-            number(r["samples"]),
+            number(r["samples"]) if r["all_there"] else f"{number(r['samples'])} or more",
             visible(r["closest"], 60),
             visible(r["way"], 60),
             number(r["score"]),
@@ -156,5 +180,5 @@ def _by_test(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
         for r in rows
     ]
     name = "Every test picture that is hit" if len(rows) == count else f"The {len(rows):,} test pictures that are hit closest, of {count:,}"
-    head = ["test picture", "evaluation pool", "samples dropped for it", "the closest of them", "reason", "score", "limit"]
+    head = ["test picture", "evaluation pool", "samples that show it", "the closest of them", "reason", "score", "limit"]
     return [{"kind": "table", "name": name, "head": head, "numbers": [2, 5, 6], "rows": table, "folded": True}]

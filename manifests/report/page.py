@@ -82,13 +82,21 @@ def render(inquiry: Inquiry, pictures: gallery.Pictures, found: list[Panel]) -> 
 
 
 def _data(found: list[Panel], pictures: gallery.Pictures) -> dict[str, Any]:
-    """What the script reads: pictures, the gallery's cards and counts, the sliders' steps."""
+    """What the script reads: pictures, the gallery's cards and counts, the sliders' steps, and at each stop of a replay the cards that it changes."""
     blocks = [block for panel in found for block in panel.blocks]
     shown = next(block for block in blocks if block["kind"] == "gallery")
     return {
         "pictures": pictures.urls, "sizes": pictures.sizes, "cards": shown["cards"], "counts": shown["counts"], "total": shown["total"], "run": shown["run"],
         "what_if": [{k: block[k] for k in ("steps", "now", "sign", "unit")} for block in blocks if block["kind"] == "what_if"],
+        "stops": [_stops(block, {card["u"]: i for i, card in enumerate(shown["cards"])}) for block in blocks if block["kind"] == "stops"],
     }  # fmt: skip
+
+
+def _stops(block: dict[str, Any], place: dict[str, int]) -> dict[str, Any]:
+    """A slider with samples named by the number of their card."""
+    stops = [{**stop, "moves": [(place[uid], fate) for uid, fate in stop["moves"] if uid in place]} for stop in block["stops"]]
+    held = sum(uid in place for uid in block["held"])
+    return {**{name: block[name] for name in ("stage", "parameter", "now", "fates")}, "stops": stops, "held": held}
 
 
 def island(data: Any) -> str:

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from manifests.audit.query import select, view_name
 from manifests.run import Run
@@ -25,7 +24,7 @@ class Answer:
 
 @dataclass
 class Panel:
-    """A question as heading, its answer as a sentence, then blocks (`chart`, `table`, `text`, `pictures`, `gallery`, `what_if`) and the SQL behind them."""
+    """A question as heading, its answer as a sentence, then blocks (`chart`, `table`, `text`, `pictures`, `gallery`, `what_if`, `stops`) and the SQL behind them."""
 
     id: str
     short: str
@@ -87,12 +86,3 @@ def named(text: str) -> str:
 def in_list(values: list[str]) -> str:
     """`('a', 'b')`; a list that holds nothing matches nothing."""
     return "(" + ", ".join(quoted(v) for v in values) + ")" if values else "(NULL)"
-
-
-def evaluation_sizes(run: Run) -> dict[str, int]:
-    """Rows of each evaluation pool."""
-    sizes = {}
-    for name in run.evaluations:
-        files = sorted((run.evaluation(name).path / "parts" / "identity").glob("*/*.parquet"))
-        sizes[name] = sum(pq.ParquetFile(file).metadata.num_rows for file in files)
-    return sizes

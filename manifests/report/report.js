@@ -83,6 +83,11 @@
     if (more) why.append(` · ${more}`);
     article.append(why);
     if (against(card)) article.append(make("p", "score", against(card)));
+    if (tried && tried.fates.has(card)) {
+      const fate = tried.fates.get(card), line = make("p", "would");
+      line.append(mark(fate[0]), ` at ${tried.name}: would be ${told(fate)}`);
+      article.append(line);
+    }
     if (card.ch) article.append(make("p", "change", card.ch));
     if (card.al) article.append(alike(card));
     if (card.cap) article.append(make("p", "cap", card.cap));
@@ -97,13 +102,15 @@
   }
 
   const find = byId("find"), fate = byId("f-fate"), klass = byId("f-class"), source = byId("f-source"), order = byId("f-order");
-  let page = 0, found = [];
+  let page = 0, found = [], tried = null; // tried: the limit that a slider stands at, {name, fates: card -> fate, only: show no other cards}
+  const told = ([status, stage, reason]) => (status === "kept" ? "kept" : `${WORDS[status]} by ${stage}: ${reason}`);
 
   function chosen() {
     return { fate: fate.value, class: klass ? klass.value : "", source: source ? source.value : "", find: find.value.trim().toLowerCase() };
   }
 
   function fits(card, want) {
+    if (tried && tried.only && !tried.fates.has(card)) return false;
     if (want.fate && `${card.st}|${card.s}|${card.r}` !== want.fate) return false;
     if (want.class && card.c !== want.class) return false;
     if (want.source && card.src !== want.source) return false;
@@ -150,6 +157,7 @@
     if (want.find) line = found.length
       ? `${count(found.length)} card${found.length === 1 ? "" : "s"} match “${find.value.trim()}”`
       : `No card here matches “${find.value.trim()}”. Ask for any sample: manifests explain ${data.run} ${find.value.trim()}`;
+    if (tried && tried.only) line = `${count(found.length)} card${found.length === 1 ? "" : "s"} of samples that ${tried.name} would change`;
     byId("status").textContent = line;
     show();
   }
@@ -166,7 +174,7 @@
   find.addEventListener("input", refresh);
   byId("previous").addEventListener("click", () => turn(-1));
   byId("next").addEventListener("click", () => turn(1));
-  document.querySelector("form.filters").addEventListener("reset", () => { find.value = ""; setTimeout(refresh); });
+  document.querySelector("form.filters").addEventListener("reset", () => { find.value = ""; if (tried) tried.only = false; setTimeout(refresh); });
   document.querySelector("form.find").addEventListener("submit", (event) => {
     event.preventDefault();
     byId("gallery").scrollIntoView();
@@ -218,6 +226,71 @@
       line.setAttribute("visibility", at === now ? "hidden" : "visible");
     }
     slider.addEventListener("input", tell);
+    tell();
+  });
+
+  // the same with stops that are replays
+
+  const STRIP = 24;
+  const signed = (n) => (n === 0 ? "±0" : n > 0 ? `+${count(n)}` : `−${count(-n)}`);
+
+  function thumb(card, fate) {
+    const figure = make("figure", `thumb ${fate[0]}`), caption = make("figcaption");
+    if (card.t === null) {
+      figure.append(make("span", "none", "no picture"));
+    } else {
+      const image = make("img");
+      image.alt = `key ${card.k}, would be ${told(fate)}`;
+      fill(image, card.t);
+      figure.append(image);
+    }
+    caption.append(mark(fate[0]), ` ${told(fate)} `, make("span", "was", `now ${told([card.st, card.s, card.r])}`), " ", make("span", "key", card.k));
+    figure.append(caption);
+    return figure;
+  }
+
+  document.querySelectorAll("[data-s]").forEach((box, i) => {
+    const { stage, parameter, now, stops, fates, held } = data.stops[i];
+    const slider = box.querySelector("input"), said = box.querySelector(".said"), rows = box.querySelectorAll(".beside tbody tr");
+    const moved = box.querySelector(".moved"), strip = box.querySelector(".strip"), more = box.querySelector(".more"), all = more.querySelector("button");
+    const limit = box.querySelector("svg.chart .limit"), line = limit && limit.cloneNode();
+    if (line) {
+      line.setAttribute("class", "tried");
+      limit.parentNode.append(line);
+    }
+    function tell() {
+      const at = Number(slider.value), stop = stops[at], run = stops[now], difference = stop.kept - run.kept;
+      const name = `${parameter} ${stop.limit}`;
+      slider.setAttribute("aria-valuetext", name);
+      if (line) {
+        for (const end of ["x1", "x2"]) line.setAttribute(end, `${stop.at}%`);
+        line.setAttribute("visibility", at === now ? "hidden" : "visible");
+      }
+      const change = difference === 0 ? "as many as" : `${count(Math.abs(difference))} ${difference > 0 ? "more" : "fewer"} than`;
+      said.textContent = at === now
+        ? `${name}, as in this run: ${count(stop.kept)} kept.`
+        : `${name}: ${count(stop.kept)} kept, ${change} in this run (${count(run.kept)}); ${count(stop.changed)} sample${stop.changed === 1 ? " has" : "s have"} another fate.`;
+      rows.forEach((row, k) => {
+        const [dropped, more, left] = row.querySelectorAll(".tried");
+        dropped.textContent = count(stop.funnel[k][1]);
+        more.textContent = signed(stop.funnel[k][1] - run.funnel[k][1]);
+        left.textContent = count(stop.funnel[k][2]);
+        row.classList.toggle("differs", stop.funnel[k][1] !== run.funnel[k][1] || stop.funnel[k][2] !== run.funnel[k][2]);
+      });
+      const cards = stop.moves.map(([card, fate]) => [data.cards[card], fates[fate]]);
+      moved.textContent = at === now ? "" : `Of the ${count(held)} samples with a card on this page, ${count(cards.length)} would have another fate${cards.length ? ":" : "."}`;
+      strip.replaceChildren(...cards.slice(0, STRIP).map(([card, fate]) => thumb(card, fate)));
+      more.hidden = cards.length === 0;
+      all.textContent = `show ${cards.length === 1 ? "its card" : `all ${count(cards.length)} as cards`}`;
+      return at === now ? null : { name: `${parameter} ${stop.limit} of ${stage}`, fates: new Map(cards), only: false };
+    }
+    slider.addEventListener("input", () => { tried = tell(); refresh(); });
+    all.addEventListener("click", () => {
+      tried = { ...tell(), only: true };
+      refresh();
+      byId("h-gallery").focus();
+      byId("gallery").scrollIntoView();
+    });
     tell();
   });
 

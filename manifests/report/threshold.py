@@ -4,11 +4,19 @@ import math
 from typing import Any
 
 from manifests.audit.visible import number, visible
-from manifests.report import charts
+from manifests.replays import AUTOMATIC
+from manifests.report import charts, stops
 from manifests.report.panel import Inquiry, Panel, named
 
 BINS = 40
 SIDES = {(True, True): "at or above", (True, False): "above", (False, True): "at or below", (False, False): "below"}
+
+ALONE = "Counted is this stage alone: no replay of another limit of it is stored."
+COST = (
+    "It folds up to nine limits a stage, at about 12 CPU seconds a limit for a million rows, and more where a later stage looks for its neighbours anew. "
+    f"curate audit does it by itself up to {AUTOMATIC:,} rows × limits."
+)
+FOLLOWED = "Counted is this stage alone. Its limit followed from its other parameters: those can be moved, it cannot."
 
 ABOUT = """SELECT count(*) AS scored, count(*) FILTER (NOT keep) AS dropped, count(*) FILTER (keep) AS kept, min(score) AS lo, max(score) AS hi,
        min(threshold) AS lowest_limit, max(threshold) AS highest_limit, count(*) FILTER (NOT keep AND score > threshold) AS dropped_above,
@@ -30,33 +38,50 @@ FROM {view} WHERE isfinite(score)"""
 
 
 def what_if(inquiry: Inquiry) -> Panel | None:
-    """One histogram a stage that compares a score with one limit; pairs down to the stage's floor where it kept its edges."""
+    """One slider a stage that compares a score with a limit: its stops are replays of the whole run where they are stored, else it counts the stage's scores."""
     blocks: list[dict[str, Any]] = []
     for stage in inquiry.decisions:
-        view = inquiry.view(stage.id)
-        if view is None:
-            continue
-        about = inquiry.look_up(ABOUT.format(view=view))[0]
-        if not about["dropped"] or about["lowest_limit"] != about["highest_limit"] or not math.isfinite(about["lowest_limit"]):
-            continue
-        high = about["dropped_below"] == 0 and about["kept_above"] == 0
-        if not high and (about["dropped_above"] or about["kept_below"]):
-            continue  # its verdicts are no matter of one limit: no slider can say what another one would give
-        if (about["dropped_at"] and about["kept_at"]) or about["lo"] == about["hi"]:
-            continue
-        limit = float(about["lowest_limit"])
-        inclusive = about["dropped_at"] > 0 or about["kept_at"] == 0
-        edges = f"edges_{view[1:-1]}"
-        inquiry.ask(f"about_{stage.id}", ABOUT.format(view=view))
-        if inquiry.has(edges):
-            blocks += _pairs(inquiry, stage.id, named(edges), limit, high, inclusive)
-        else:
-            blocks += _rows(inquiry, stage.id, view, about, limit, high, inclusive)
+        counted = _counted(inquiry, stage.id)
+        found = stops.stops(inquiry, stage.id, counted)
+        blocks += found or ([counted] if counted else [])
+        if counted and not found:
+            alone = ALONE if counted["limit"] in stage.parameters.values() else FOLLOWED
+            counted["notes"] += stops.not_offered(inquiry, stage.id) or [alone]
     if not blocks:
         inquiry.take()
         return None
-    answer = "Move a limit and read how many more, or fewer, that stage would drop. Later stages are not replayed here: curate replay does that."
+    name = f"curate replay {visible(inquiry.run.path.name, 60)} --sweep"
+    if any(block["kind"] == "stops" for block in blocks):
+        answer = "Move a limit: each stop is a replay of the whole run, every later stage included."
+        answer += " Where no replays are stored, the stage alone is counted." if any(block["kind"] == "what_if" for block in blocks) else ""
+    else:
+        answer = "Move a limit and read how many more, or fewer, that stage would drop."
+        if any(ALONE in block["notes"] for block in blocks):
+            answer += f" To see what later stages make of it, run: {name}"
+            blocks.append({"kind": "text", "class": "note", "text": COST})
     return Panel("what_if", "What if", "What if the threshold moved?", answer, blocks, inquiry.take())
+
+
+def _counted(inquiry: Inquiry, stage: str) -> dict[str, Any] | None:
+    """The scores of a stage (its pairs, down to its floor, where it kept its edges) in bins; None where its verdicts are no matter of one limit."""
+    view = inquiry.view(stage)
+    if view is None:
+        return None
+    about = inquiry.look_up(ABOUT.format(view=view))[0]
+    if not about["dropped"] or about["lowest_limit"] != about["highest_limit"] or not math.isfinite(about["lowest_limit"]):
+        return None
+    high = about["dropped_below"] == 0 and about["kept_above"] == 0
+    if not high and (about["dropped_above"] or about["kept_below"]):
+        return None  # its verdicts are no matter of one limit: no slider can say what another one would give
+    if (about["dropped_at"] and about["kept_at"]) or about["lo"] == about["hi"]:
+        return None
+    limit = float(about["lowest_limit"])
+    inclusive = about["dropped_at"] > 0 or about["kept_at"] == 0
+    edges = f"edges_{view[1:-1]}"
+    inquiry.ask(f"about_{stage}", ABOUT.format(view=view))
+    if inquiry.has(edges) and "reason" not in inquiry.schema(edges).names:  # pairs that were seen in several ways have scores of several kinds
+        return _pairs(inquiry, stage, named(edges), limit, high, inclusive)
+    return _rows(inquiry, stage, view, about, limit, high, inclusive)
 
 
 def _grid(lo: float, hi: float, limit: float, whole: bool, up: bool) -> tuple[float, int, int]:
@@ -73,7 +98,7 @@ def _sides(counts: dict[int, dict[str, int]], names: tuple[str, ...], first: int
     return {name: [counts.get(i + 1 if up else i, {}).get(name, 0) for i in range(first, last)] for name in names}
 
 
-def _rows(inquiry: Inquiry, stage: str, view: str, about: dict[str, Any], limit: float, high: bool, inclusive: bool) -> list[dict[str, Any]]:
+def _rows(inquiry: Inquiry, stage: str, view: str, about: dict[str, Any], limit: float, high: bool, inclusive: bool) -> dict[str, Any]:
     width, first, last = _grid(float(about["lo"]), float(about["hi"]), limit, False, high != inclusive)
     up = high != inclusive
     sql = COUNTED.format(view=view, limit=repr(limit), width=repr(width), round="ceil" if up else "floor")
@@ -84,13 +109,13 @@ def _rows(inquiry: Inquiry, stage: str, view: str, about: dict[str, Any], limit:
     drawn = charts.histogram(
         edges, [("kept", series["kept"], "kept"), ("dropped", series["dropped"], "dropped")], f"Scores of {visible(stage, 60)}", line=limit
     )
-    return [_block(stage, drawn, edges, _beyond(total, high), -first, high, inclusive, "samples", bool(about["kept"]))]
+    return _block(stage, drawn, edges, _beyond(total, high), -first, high, inclusive, "samples", bool(about["kept"]))
 
 
-def _pairs(inquiry: Inquiry, stage: str, view: str, limit: float, high: bool, inclusive: bool) -> list[dict[str, Any]]:
+def _pairs(inquiry: Inquiry, stage: str, view: str, limit: float, high: bool, inclusive: bool) -> dict[str, Any] | None:
     about = inquiry.ask(f"edges_of_{stage}", EDGES.format(view=view))[0]
     if not about["pairs"]:
-        return []
+        return None
     width, first, last = _grid(float(about["lo"]), float(about["hi"]), limit, bool(about["whole"]), high != inclusive)
     up = high != inclusive
     sql = PAIRS.format(view=view, limit=repr(limit), width=repr(width), round="ceil" if up else "floor")
@@ -102,7 +127,7 @@ def _pairs(inquiry: Inquiry, stage: str, view: str, limit: float, high: bool, in
     drawn = charts.histogram(
         edges, [("beyond the limit", rest, "kept"), ("within the limit", near, "dropped")], f"Pairs seen by {visible(stage, 60)}", line=limit
     )
-    return [_block(stage, drawn, edges, _beyond(total, high), -first, high, inclusive, "pairs", True)]
+    return _block(stage, drawn, edges, _beyond(total, high), -first, high, inclusive, "pairs", True)
 
 
 def _beyond(total: list[int], high: bool) -> list[int]:
@@ -122,5 +147,6 @@ def _block(stage: str, svg: str, edges: list[float], gone: list[int], now: int, 
     shown = [{"limit": charts.short(e) if abs(e) >= 1e-9 else "0", "gone": n} for e, n in zip(edges, gone, strict=True)]
     return {
         "kind": "what_if", "stage": visible(stage, 60), "svg": svg, "now": now, "steps": shown, "sign": sign, "unit": unit, "notes": notes,
+        "ends": (edges[0], edges[-1]), "limit": edges[now],
         "rule": f"{visible(stage, 60)} drops {'a sample' if unit == 'samples' else 'one of a pair'} whose score is {sign} {number(edges[now])}",
     }  # fmt: skip

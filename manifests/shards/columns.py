@@ -2,16 +2,17 @@
 
 import json
 import math
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.errors import Refusal
+from manifests.shards.read import found_at, reaching
 
-__all__ = ["RESERVED", "from_json", "join_sidecar"]
+__all__ = ["RESERVED", "column_of", "from_json", "join_sidecar", "sidecar_schema", "types_of"]
 
 LEDGER = (
     ("uid", "key", "source_uid", "content", "shard", "row", "offset", "size", "suffix", "members", "fault", "label", "label_name", "caption", "status")
@@ -80,12 +81,20 @@ def join_sidecar(index: pa.Table, url: str, extra: pa.Table, schema: pa.Schema) 
     index = _fill(index, "label_name", [found[n] for n in ("label_name", "label") if n in found and not pa.types.is_integer(found[n].type)])
     assert index.schema.equals(schema), index.schema
     for name, values in found.items():
-        if name in READ or name.startswith("__") or not name or (name == "text" and "caption" not in found):
+        column = column_of(name, found)
+        if column is None:
             continue
         if pa.types.is_floating(values.type):
             values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
-        index = index.append_column(f"pool_{name}" if name in RESERVED else name, values)
+        index = index.append_column(column, values)
     return index
+
+
+def column_of(name: str, beside: Container[str]) -> str | None:
+    """The pool's column that a name of a sidecar or of `.json` members becomes, among the names `beside` it; None where it goes into the index or nowhere."""
+    if name in READ or name.startswith("__") or not name or (name == "text" and "caption" not in beside):
+        return None
+    return f"pool_{name}" if name in RESERVED else name
 
 
 def _fill(index: pa.Table, name: str, sources: list[pa.ChunkedArray]) -> pa.Table:
@@ -100,16 +109,9 @@ def _fill(index: pa.Table, name: str, sources: list[pa.ChunkedArray]) -> pa.Tabl
 
 def _sidecar(keys: pa.ChunkedArray, url: str) -> pa.Table:
     """The Parquet's columns in the order of `keys`; nulls where it has no such key."""
-    store, plain = fsspec.core.url_to_fs(url)
-    if not store.exists(plain):
+    table = _asked(url, lambda parquet: parquet.read())
+    if table is None:
         return pa.table({"": pa.nulls(len(keys))}).select([])
-    try:
-        with store.open(plain, "rb") as file:
-            table = pq.ParquetFile(file).read()
-    except pa.ArrowInvalid as error:
-        raise Refusal(
-            "bad-pool", url, "is no whole Parquet file", "the columns of the samples of the shard beside it", "Write it again, or take it away"
-        ) from error
     if "key" not in table.column_names:
         raise Refusal("bad-pool", url, f"has no column `key`; its columns: {', '.join(table.column_names)}", "rows are joined to samples by key")
     places: dict[str, list[int]] = {}
@@ -123,3 +125,35 @@ def _sidecar(keys: pa.ChunkedArray, url: str) -> pa.Table:
         used[key] = nth + 1
         order.append(rows[min(nth, len(rows) - 1)] if rows else None)
     return table.take(pa.array(order, pa.int64()))
+
+
+def sidecar_schema(url: str) -> pa.Schema | None:
+    """The columns of the Parquet at `url` with their types, from its footer; None where it is not there. Raises `Refusal` as `join_sidecar`."""
+    return _asked(url, lambda parquet: parquet.schema_arrow)
+
+
+def types_of(schemas: Iterable[pa.Schema]) -> dict[str, pa.DataType]:
+    """Column -> the type that holds it in all of `schemas`; of types that do not fit together the first."""
+    found: dict[str, pa.DataType] = {}
+    for field in (field for schema in schemas for field in schema):
+        try:
+            pair = [pa.schema({field.name: kind}) for kind in (found.get(field.name, pa.null()), field.type)]
+            found[field.name] = pa.unify_schemas(pair, promote_options="permissive").field(0).type
+        except (pa.ArrowTypeError, pa.ArrowInvalid):
+            continue
+    return found
+
+
+def _asked(url: str, ask: Callable[[pq.ParquetFile], Any]) -> Any:
+    """What `ask` finds in the Parquet at `url`; None where it is not there."""
+    found = found_at(url)
+    if found is None:
+        return None
+    store, plain, _ = found
+    try:
+        with reaching(url), store.open(plain, "rb") as file:
+            return ask(pq.ParquetFile(file))
+    except pa.ArrowInvalid as error:
+        raise Refusal(
+            "bad-pool", url, "is no whole Parquet file", "the columns of the samples of the shard beside it", "Write it again, or take it away"
+        ) from error

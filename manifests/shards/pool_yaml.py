@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import yaml
 
 from manifests.errors import Refusal
+from manifests.shards.read import found_at, reaching
 from manifests.strict_yaml import read_yaml
 
 FIELDS = {"format", "name", "sources", "classes", "columns", "licence", "source", "attached"}
@@ -61,15 +61,15 @@ class PoolDescription:
 def open_pool(path: str | Path) -> PoolDescription:
     """Read a pool: a folder with `pool.yaml`, the file itself, or a bare shard URL (`x/{00..07}.tar`).
 
-    Raises `Refusal`: [no-such-file] where there is none, [bad-pool] where it is not a pool.
+    Raises `Refusal`: [no-such-file] where there is none, [bad-pool] where it is not a pool; of a URL [download-failed], [missing-package].
     """
     text = str(path).rstrip("/")
     if text.endswith(".tar"):
         urls = expand(text)
         return PoolDescription(text, Path(urls[0]).parent.name or "pool", _shards("shards", urls, text))
     location = text if text.endswith((".yaml", ".yml")) else f"{text}/pool.yaml"
-    handle, plain = fsspec.core.url_to_fs(location)
-    if not handle.exists(plain):
+    found = found_at(location)
+    if found is None:
         raise Refusal(
             "no-such-file",
             text,
@@ -77,8 +77,10 @@ def open_pool(path: str | Path) -> PoolDescription:
             "a pool is a folder with pool.yaml, or a shard URL that ends in .tar",
             "Make one with `curate ingest SRC --to POOL`",
         )
-    with handle.open(plain, "rb") as file:
-        body = read_yaml(file.read(), location, "bad-pool")
+    store, plain, _ = found
+    with reaching(location), store.open(plain, "rb") as file:
+        data = file.read()
+    body = read_yaml(data, location, "bad-pool")
     return _described(body, location)
 
 

@@ -1,15 +1,18 @@
 """Read payloads out of a shard in place: mapped where it is a local file, by ranged requests elsewhere. Nothing is ever extracted."""
 
+import contextlib
 import mmap
 import os
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
 import fsspec
+import pyarrow as pa
 
 from manifests.errors import Refusal
 
-__all__ = ["ShardReader", "local_path"]
+__all__ = ["ShardReader", "found_at", "local_path", "reaching", "store_of"]
 
 BLOCK = 8 << 20  # bytes that one request to a remote store brings, so that a walk in order makes few of them
 
@@ -21,12 +24,70 @@ def local_path(url: str) -> str | None:
     return None if "://" in url else url
 
 
+def store_of(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The store that a path or URL lies in, and its path there. Raises `Refusal`: [missing-package], [bad-value] for `what://`, [download-failed]."""
+    try:
+        return fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        kind = url.partition("://")[0]
+        raise Refusal(
+            "missing-package",
+            url,
+            f"{kind}:// needs a further package: {error}",
+            cure="Install it with pip (http:// and https://: the extra `http`; s3://: `s3`), or copy the pool to a disk",
+        ) from error
+    except ValueError as error:
+        known = "a path, or a URL such as s3://, gs://, https:// and whatever else fsspec reads"
+        raise Refusal("bad-value", url, str(error)[:1].lower() + str(error)[1:], known) from error
+    except Exception as error:  # a store may ask its host already
+        raise _unreached(url, error) from error
+
+
+def found_at(url: str) -> tuple[fsspec.AbstractFileSystem, str, dict[str, Any]] | None:
+    """The store, the path in it and what it tells of a file (`size`, …); None where it says that there is none, and only then.
+
+    fsspec's own `exists` also says no when nobody answers.
+    """
+    store, plain = store_of(url)
+    try:
+        with reaching(url):
+            return store, plain, store.info(plain)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        said = error.__cause__  # fsspec says of a web server "not there" whatever went wrong, and why in the cause
+        has_failed = isinstance(said, OSError) and not isinstance(said, FileNotFoundError)
+        if said is not None and (has_failed or getattr(said, "status", 404) not in (404, 410)):
+            raise _unreached(url, said) from error
+        return None
+
+
+@contextlib.contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """Turn whatever a store at a URL says when it cannot answer into one line: `Refusal` [download-failed]. A file that is not there stays FileNotFoundError.
+
+    Each store has its own exceptions, and only some are an OSError. Keep in it what asks the store, and nothing else.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, Refusal, pa.ArrowInvalid):
+        raise
+    except Exception as error:
+        if local_path(url) is not None:
+            raise
+        raise _unreached(url, error) from error
+
+
+def _unreached(url: str, error: BaseException) -> Refusal:
+    said = (str(error).strip().splitlines() or [""])[0].rstrip(".") or type(error).__name__
+    cure = "Try again when it answers, check address and rights; or copy the pool to a disk"
+    return Refusal("download-failed", url, f"cannot be read: {said}", "a store that answers", cure)
+
+
 class ShardReader:
     """The bytes of one shard. Use as a context manager; views that were handed out stay valid after it is closed.
 
     url      a local path, `file://…` or any URL that fsspec knows
     block    bytes to bring at once from a remote store; give about one payload's size for reads in no order
-    Errors   `Refusal` [no-such-file]
+    Errors   `Refusal`: [no-such-file]; of a store at a URL [download-failed], [missing-package]
     """
 
     def __init__(self, url: str, *, block: int = BLOCK) -> None:
@@ -38,8 +99,9 @@ class ShardReader:
                 self.size = len(self._data)
             else:
                 self._data = None
-                self._remote, self._plain = fsspec.core.url_to_fs(url)
-                self.size = int(self._remote.size(self._plain))
+                self._remote, self._plain = store_of(url)
+                with reaching(url):
+                    self.size = int(self._remote.size(self._plain))
         except FileNotFoundError as error:
             raise Refusal("no-such-file", url, "this shard is missing", cure="Bring it back, or take it out of pool.yaml") from error
         self.is_remote = self._data is None
@@ -53,8 +115,13 @@ class ShardReader:
         at = offset - self._start
         if at < 0 or at + size > len(self._held):
             stop = min(self.size, offset + max(size, self.block))
-            self._held = self._remote.cat_file(self._plain, start=offset, end=stop) if stop > offset else b""
-            self._start, at = offset, 0
+            with reaching(self.url):
+                held = self._remote.cat_file(self._plain, start=offset, end=stop) if stop > offset else b""
+            if len(held) != max(0, stop - offset):  # many a server sends the whole file instead, and says nothing
+                given = f"gave {len(held):,} bytes for a part of {stop - offset:,}"
+                cure = "Serve it by a store or a server that knows HTTP ranges; or copy the pool to a disk"
+                raise Refusal("download-failed", self.url, given, "a store that gives parts of a file", cure)
+            self._held, self._start, at = held, offset, 0
         return memoryview(self._held)[at : at + size]
 
     def read_into(self, target: memoryview, offset: int) -> int:

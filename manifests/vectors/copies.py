@@ -4,18 +4,21 @@ import builtins
 import functools
 import warnings
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import numpy as np
 
+from manifests.errors import Refusal
+from manifests.memory import size as bytes_of
 from manifests.vectors.clusters import Cells
+from manifests.vectors.forecast import PAIR
 from manifests.vectors.store import Vectors, float32_error
 from manifests.vectors.tiles import closest, cosines, reaching
 
 HIGH, WIDE = 256, 4096  # rows and columns of a tile
 TOGETHER = 64  # clusters of one round
 IMPLAUSIBLE = 0.5  # of all rows: more that leave as near copies is worth a warning
-ENOUGH = 1000  # rows from which on a share says something
-PLAIN_COPY = 0.99  # rows this close to what stays are copies that nobody doubts
+ENOUGH = 100  # rows from which on a share says something
 FEW = 1_000_000  # pairs that are recorded however few the rows are
 OPEN, KEPT, DROPPED = 0, 1, 2
 
@@ -31,16 +34,30 @@ def limit_of(rows: int, max_edges: int) -> int:
     return max(FEW, max_edges * rows)
 
 
-def pairs_inside(z: Vectors, cells: Cells, floor: float, limit: int, scan: Scan, device: str = "cpu") -> Pairs | None:
-    """All pairs of rows that share a cell and have a cosine of at least `floor`, each once, in the order of their rows; None where they are more than `limit`."""
-    groups = builtins.list(cells.each())
+def pairs_inside(
+    z: Vectors,
+    cells: Cells,
+    floor: float,
+    limit: int,
+    scan: Scan,
+    device: str = "cpu",
+    known: np.ndarray | None = None,
+    memory: int = 1 << 62,
+    where: str = "",
+) -> Pairs | None:
+    """All pairs of rows that share a cell and have a cosine of at least `floor`, each once, in the order of their rows; None where they are more than `limit`.
+
+    known    (n,) bool: a pair of two such rows is not looked for
+    memory   bytes that pairs may take; raises `Refusal` [does-not-fit] where they need more, with what they need
+    """
+    groups, idle = builtins.list(cells.each()), np.zeros(len(z), bool) if known is None else known
 
     def compare(state: State) -> State:
         a, b, score, (done, is_crowd) = state
         found = [(a, b, score)]
         count = len(a)
         for home, guests in groups[int(done) : int(done) + TOGETHER]:
-            for rows, r, columns, c, _ in _tiles(z, np.concatenate([home, guests]), home, floor, device, triangle=True):
+            for rows, r, columns, c, _ in _shared(z, home, guests, idle, floor, device):
                 is_crowd = is_crowd or count + len(r) > 2 * limit + FEW
                 if is_crowd:
                     break
@@ -50,6 +67,8 @@ def pairs_inside(z: Vectors, cells: Cells, floor: float, limit: int, scan: Scan,
                 count += int(hit.sum())
             if is_crowd or count > 2 * limit:
                 return a[:0], b[:0], score[:0], np.array([len(groups), 1])
+        if PAIR * count > memory:
+            _refuse(where, min(2 * limit, count * len(groups) // min(int(done) + TOGETHER, len(groups))), memory)
         a, b, score = (np.concatenate(column) for column in zip(*found, strict=True))
         return a, b, score, np.array([done + TOGETHER, 0])
 
@@ -57,6 +76,14 @@ def pairs_inside(z: Vectors, cells: Cells, floor: float, limit: int, scan: Scan,
     a, b, score, (_, is_crowd) = scan("pairs", compare, (nothing, nothing, np.empty(0), np.zeros(2, np.int64)), -(-len(groups) // TOGETHER))
     key, at = np.unique(np.minimum(a, b) * len(z) + np.maximum(a, b), return_index=True)
     return None if is_crowd or len(key) > limit else (key // len(z), key % len(z), score[at])
+
+
+def _refuse(where: str, count: int, memory: int) -> NoReturn:
+    needed = PAIR * count
+    raise Refusal(
+        "does-not-fit", where, f"some {count:,} pairs reach floor_cosine and need {bytes_of(needed)}", f"{bytes_of(memory)} are left for them",
+        f"Give {bytes_of(needed - memory)} more --memory, and the same command goes on from here; or raise floor_cosine",
+    )  # fmt: skip
 
 
 def thinned(z: Vectors, cells: Cells, threshold: float, rank: np.ndarray, fixed: np.ndarray, most: int, once: Once, device: str = "cpu") -> Pairs:
@@ -81,7 +108,7 @@ def _round(z: Vectors, groups: list, threshold: float, rank: np.ndarray, status:
         home, guests = home[status[home] != DROPPED], guests[status[guests] != DROPPED]
         if not ((status[home] == OPEN).any() or (status[guests] == OPEN).any()):
             continue
-        for rows, r, columns, c, score in _tiles(z, np.concatenate([home, guests]), home, threshold, device, triangle=True):
+        for rows, r, columns, c, score in _shared(z, home, guests, status == KEPT, threshold, device):
             sure = score > threshold + error
             unsure = np.flatnonzero(~sure)
             sure[unsure] = cosines(z, rows, r[unsure], columns, c[unsure]) >= threshold
@@ -117,8 +144,9 @@ def _stars(z: Vectors, groups: list, threshold: float, rank: np.ndarray, status:
     return a[order], b[order], score[order]
 
 
-def rivals(z: Vectors, cells: Cells, floor: float, rank: np.ndarray) -> Pairs:
-    """(earlier, later, cosine): of each row the row at home in the same cell, of better `rank`, with the highest cosine of at least `floor`; ties in keeper order."""
+def rivals(z: Vectors, cells: Cells, floor: float, rank: np.ndarray, known: np.ndarray | None = None) -> Pairs:
+    """(earlier, later, cosine): of each row that is not `known` (n,) bool the row at home in the same cell, of better `rank`, with the highest cosine of at least
+    `floor`; ties in keeper order."""
     found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
     for home, _ in cells.each():
         home = home[np.argsort(rank[home])]
@@ -127,6 +155,9 @@ def rivals(z: Vectors, cells: Cells, floor: float, rank: np.ndarray) -> Pairs:
             base = z.unit(home[left : left + WIDE])
             for top in range(left, len(home), HIGH):
                 at = np.arange(top, min(top + HIGH, len(home)))
+                at = at if known is None else at[~known[home[at]]]
+                if not len(at):
+                    continue
                 columns = np.arange(left, min(left + len(base), at[-1] + 1))
                 scores = z.unit(home[at]) @ base[: len(columns)].T
                 scores[columns >= at[:, None]] = -2
@@ -137,6 +168,13 @@ def rivals(z: Vectors, cells: Cells, floor: float, rank: np.ndarray) -> Pairs:
         found.append((home[by[has]], home[has], best[has]))
     a, b, score = (np.concatenate(column) for column in zip(*found, strict=True))
     return a, b, score
+
+
+def _shared(z: Vectors, home: np.ndarray, guests: np.ndarray, idle: np.ndarray, floor: float, device: str) -> Iterator[Tile]:
+    """The tiles of a cell, everyone with the rows at home and each pair once, but for pairs of two `idle` (n,) bool rows."""
+    busy, others = home[~idle[home]], home[idle[home]]
+    yield from _tiles(z, np.concatenate([busy, others, guests]), busy, floor, device, triangle=True)
+    yield from _tiles(z, guests[~idle[guests]], others, floor, device, triangle=False)
 
 
 def _tiles(z: Vectors, rows: np.ndarray, columns: np.ndarray, floor: float, device: str, *, triangle: bool) -> Iterator[Tile]:
@@ -162,7 +200,7 @@ def _tiles(z: Vectors, rows: np.ndarray, columns: np.ndarray, floor: float, devi
 
 
 def spread(
-    pairs: Pairs | None, of_a_crowd: Callable[[], Pairs], first: np.ndarray, rank: np.ndarray, limit: int
+    pairs: Pairs | None, of_a_crowd: Callable[[], Pairs], first: np.ndarray, rank: np.ndarray, limit: int, memory: int = 1 << 62, where: str = ""
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool]:
     """From one row of each set of equal rows to all rows: a, b, cosine, are they equal, and are these all pairs there are.
 
@@ -170,11 +208,15 @@ def spread(
     of_a_crowd   gives fewer that will do, where these are too many
     first        (n,) int64: the row that stands for this one, itself where it does
     rank         (n,) int64: keeper order
+    memory       bytes that the pairs may take; raises `Refusal` [does-not-fit] where they need more
     """
     size = np.bincount(first, minlength=len(first))
     if pairs is not None:
         a, b, score = pairs
-        if (size[a] * size[b]).sum() + (size * (size - 1)).sum() // 2 <= limit:
+        total = int((size[a] * size[b]).sum() + (size * (size - 1)).sum() // 2)
+        if total <= limit:
+            if PAIR * total > memory:
+                _refuse(where, total, memory)
             ends, others, cosine, equal = _all_members(a, b, score, first, size)
             return ends, others, cosine, equal, True
     if pairs is None or size[np.where(rank[a] > rank[b], a, b)].sum() > limit:
@@ -216,14 +258,15 @@ def together(rank: np.ndarray, a: np.ndarray, b: np.ndarray, equal: np.ndarray) 
 
 
 def warn_of_many(where: str, cosine: np.ndarray, threshold: float) -> None:
-    """Say it where more than half of the rows would go as near copies, plain copies not counted: the threshold is more likely wrong than the pool.
+    """Say it where more than half of the rows would go as near copies, rows with equal vectors not counted: the threshold, or the encoder, is more likely wrong
+    than the pool.
 
     cosine    (n,) of each row to what it is dropped for, NaN where kept
     """
-    share = [float(np.mean(cosine >= t)) if len(cosine) else 0.0 for t in (threshold, 0.97, PLAIN_COPY)]
-    if len(cosine) >= ENOUGH and share[0] - share[2] > IMPLAUSIBLE:
+    share = [float(np.mean(cosine >= t)) if len(cosine) else 0.0 for t in (threshold, 0.97, 0.99, 1.0)]
+    if len(cosine) >= ENOUGH and share[0] - share[3] > IMPLAUSIBLE:
         warnings.warn(
-            f"{where}: {threshold:g} drops {share[0]:.0%} of {len(cosine)} rows: {share[1]:.0%} stand at 0.97 or closer to what stays, {share[2]:.0%} at {PLAIN_COPY:g}. "
-            "Look at the pairs in the report, or raise min_cosine",
+            f"{where}: {threshold:g} drops {share[0]:.0%} of {len(cosine)} rows: {share[1]:.0%} stand at 0.97 or closer to what stays, {share[2]:.0%} at 0.99, "
+            f"{share[3]:.0%} have equal vectors. Look at the pairs in the report: is the encoder good for these pictures? Else raise min_cosine",
             stacklevel=3,
         )

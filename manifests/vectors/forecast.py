@@ -14,9 +14,13 @@ import numpy as np
 from manifests.errors import Refusal
 from manifests.memory import enough, size
 from manifests.progress import span
+from manifests.vectors.clusters import SOUGHT
 
 TILE = 4096  # rows a side of the tiles that the counts assume
 FIXED = 48 << 20  # bytes of temporary arrays that no count below names
+FEW_ARRAYS = 16 << 20  # the same where the count names nearly all of them
+PAIR = 128  # bytes of a pair from when it is found until the star rule has folded it
+FOUND = 4  # rows for every pair that a forecast counts on
 
 
 @dataclass(frozen=True)
@@ -46,25 +50,25 @@ class Forecast:
 
 
 @functools.cache
-def measured() -> Rates:
-    """This machine's rates, the best of five tries each."""
+def measured(clock: Callable[[], float] = time.perf_counter) -> Rates:
+    """This machine's rates, the best of five tries each; by the clock of the process alone where others use the machine too (`time.process_time`)."""
     a, tile = np.ones((2048, 512), np.float32), np.ones((2048, 2048), np.float32)
     big, copy = np.ones(1 << 26, np.uint8), np.zeros(1 << 26, np.uint8)  # more than a cache holds
     product = np.empty((2048, 2048), np.float32)
     return Rates(
-        multiply_adds=2048**2 * 512 / _best(lambda: np.matmul(a, a.T, out=product)),
-        touched=tile.size / _best(lambda: tile.max(1)),
-        bytes=2 * big.size / _best(lambda: np.copyto(copy, big)),
+        multiply_adds=2048**2 * 512 / _best(lambda: np.matmul(a, a.T, out=product), clock),
+        touched=tile.size / _best(lambda: tile.max(1), clock),
+        bytes=2 * big.size / _best(lambda: np.copyto(copy, big), clock),
     )
 
 
-def _best(work: Callable[[], object]) -> float:
+def _best(work: Callable[[], object], clock: Callable[[], float]) -> float:
     """Seconds of the quickest of five runs, after one that warms up."""
     found = []
     for _ in range(6):
-        start = time.perf_counter()
+        start = clock()
         work()
-        found.append(time.perf_counter() - start)
+        found.append(clock() - start)
     return max(min(found[1:]), 1e-9)
 
 
@@ -86,8 +90,9 @@ def pairs(rows: int, dim: int, max_edges: int, memory: int) -> Forecast:
     )
 
 
-def inside_clusters(rows: int, dim: int, clusters: int | None, max_edges: int, rounds: int = 6, sample: int = 24, visits: float = 0.5) -> Forecast:
-    """`dedup.semantic`, `dedup.semdedup`: k-means on `sample` rows a centre, every row to its cluster, pairs inside; up to `max_edges` pairs a row held.
+def inside_clusters(rows: int, dim: int, clusters: int | None, rounds: int = 6, sample: int = 24, visits: float = 1.0) -> Forecast:
+    """`dedup.semantic`, `dedup.semdedup`: k-means on `sample` rows a centre, every row to its cluster, pairs inside. Of these one for every `FOUND` rows is counted;
+    where there are more, `manifests.vectors.copies.pairs_inside` sees whether they fit.
 
     clusters  None: as `dedup.semantic` chooses them
     visits    other clusters that a row is compared with, on average
@@ -96,17 +101,18 @@ def inside_clusters(rows: int, dim: int, clusters: int | None, max_edges: int, r
     drawn = min(rows, sample * clusters) if clusters > 1 else 0
     compared = rows * (0.6 + visits) * rows / clusters
     products = drawn * rounds * clusters + rows * clusters + compared
-    touched = 6 * drawn * rounds * dim + 3 * products + (6 + 3 * visits) * rows * dim
-    memory = (
-        FIXED
-        + rows * (120 + 32 * visits)
-        + 2 * drawn * dim
-        + 64 * min(max(1_000_000, max_edges * rows), rows * rows // 2)
-        + 24 * clusters * clusters
-        + 12 * clusters * dim
-        + 40 * TILE * dim
-    )
+    touched = 36 * drawn * rounds * dim + 5 * products + (80 + 60 * visits) * rows * dim
+    borders = 24 * clusters * clusters if visits else 0
+    leaning = (24 * clusters + 8 * dim) * min(rows, TILE) if visits else 0  # rows whose differences from their centres are looked at
+    at_work = max(_at_work(rows, dim, clusters, 2 * drawn * dim), leaning)
+    memory = FEW_ARRAYS + rows * (120 + 32 * visits + PAIR / FOUND) + borders + 16 * clusters * dim + at_work
     return Forecast(products * dim, touched, int(memory))
+
+
+def _at_work(rows: int, dim: int, clusters: int, drawn: int) -> int:
+    """Bytes of `clusters.kmeans` on `drawn` bytes of rows, or of the cosines to the centres that come after it: 8192 at a time, in float64."""
+    block = min(rows, TILE)
+    return max(drawn + 16 * block * dim + 9 * min(block * clusters, 1 << 23), 20 * min(rows, 2 * TILE) * dim)
 
 
 def copies(rows: int, dims: Sequence[int], k: int, memory: int) -> Forecast:
@@ -119,6 +125,23 @@ def copies(rows: int, dims: Sequence[int], k: int, memory: int) -> Forecast:
     verified = FIXED + 160 * proposed + max(2048 * BYTES, min(rows * BYTES, memory // 4))
     touched = sum(s.touched for s in searches) * max(rows / 8192, 1) + 3e-3 * proposed * measured().touched
     return Forecast(sum(rows * rows * dim for dim in dims), touched, max(at_work, verified))
+
+
+def leaks(rows: int, tests: int, dims: Sequence[int], k: int, verified: bool) -> Forecast:
+    """`leakage.images` against an evaluation pool of `tests` samples, but for thumbnails and pairs, which are counted when they are known: the search of hashes,
+    k nearest in each of the vector columns and, where copies are verified, each of these pairs at 3 ms."""
+    from manifests.registration import BYTES
+    from manifests.vectors.hamming import seconds
+
+    searches = [neighbours(min(rows, 8192), tests, dim, k) for dim in dims]
+    proposed = rows * min(k, tests) * len(dims)
+    by_hash = bit_codes(rows, 8 * tests) + 140 * (rows + tests)
+    by_vector = max((s.memory for s in searches), default=0) + 16 * proposed + 40 * (rows + tests) * len(dims)
+    seen = (160 * proposed + FIXED + 1280 * BYTES) if verified else 0
+    touched = (
+        sum(s.touched for s in searches) * max(rows / 8192, 1) + (seconds(rows, 8 * tests, 8, 64) + 3e-3 * proposed * verified) * measured().touched
+    )
+    return Forecast(2 * sum(rows * tests * dim for dim in dims), touched, max(by_hash, by_vector, seen))
 
 
 def bit_codes(rows: int, base: int | None = None) -> int:
@@ -144,9 +167,9 @@ def farthest(rows: int, kept: int, dim: int) -> Forecast:
 
 def facility(rows: int, kept: int, dim: int, memory: int) -> Forecast:
     """`select.facility_location`. Its lists of similarities take what `memory` has to spare; without any it needs more passes."""
-    passes = 0.5 + 0.35 * np.log2(max(2, min(kept, 32))) + (kept > 20)
-    fixed = Forecast(passes * rows * rows * dim, 12 * rows * rows + 7e5 * kept, FIXED + 6 * rows * dim + 200 * rows)
-    return replace(fixed, memory=fixed.memory + min(rows * rows * 2 // 3, spare(fixed, memory)))
+    passes = 0.5 + 0.4 * np.log2(max(2, min(kept, 32))) + (kept > 20)
+    fixed = Forecast(passes * rows * rows * dim, 36 * rows * rows + 7e5 * kept, FEW_ARRAYS + 6 * rows * dim + 200 * rows)
+    return replace(fixed, memory=fixed.memory + min(rows * rows * 11 // 20, spare(fixed, memory)))
 
 
 def spare(forecast: Forecast, memory: int) -> int:
@@ -162,14 +185,17 @@ def cover(rows: int, kept: int, dim: int, memory: int) -> Forecast:
     return Forecast(products * dim, products * 1.5 + 12 * products / tile * dim, FIXED + copy + 90 * rows + 6 * tile * tile + 8 * tile * dim)
 
 
-def clustered(rows: int, dim: int, clusters: int, resampling: int = 0, nearest: int = 0) -> Forecast:
-    """`clusters.kmeans` on 256 rows a centre in 20 rounds, `resampling` times more on the `nearest` ones in some 10, and each time every row to its cluster."""
+def clustered(rows: int, dim: int, clusters: int, resampling: int = 0, nearest: int = 0, is_sought: bool = False) -> Forecast:
+    """`clusters.kmeans` on 256 rows a centre in 20 rounds, `resampling` times more on the `nearest` ones in some 10, and each time every row to its cluster.
+
+    is_sought   each start is sought by k-means++, in float64
+    """
     clusters = max(1, min(clusters, rows))
-    drawn, again = min(rows, 256 * clusters), min(rows, nearest * clusters)
+    drawn, again, among = min(rows, 256 * clusters), min(rows, nearest * clusters), min(rows, SOUGHT * clusters) * is_sought
+    sought = (among + resampling * min(again, among)) * clusters * dim
     fitted, assigned = 20 * drawn + 10 * resampling * again, (1 + resampling) * rows
-    at_work = 40 * TILE * dim + 16 * min(TILE * clusters, 1 << 23)
-    memory = FIXED + 120 * rows + 2 * max(drawn, again) * dim + 28 * clusters * dim + at_work
-    return Forecast((fitted + assigned) * clusters * dim, (fitted + assigned) * (3 * clusters + 24 * dim), memory)
+    memory = FEW_ARRAYS + 160 * rows + 28 * clusters * dim + _at_work(rows, dim, clusters, 2 * max(drawn, again) * dim + 8 * among * dim)
+    return Forecast((fitted + assigned) * clusters * dim, (fitted + assigned) * (5 * clusters + 36 * dim) + sought, memory)
 
 
 def listed(count: int) -> Forecast:

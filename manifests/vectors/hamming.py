@@ -25,6 +25,7 @@ SLICE = 1 << 14  # rows whose neighbours one task looks up: what it touches stay
 WINDOWS = (8, 16, 32)  # codes that are read together at a time: the first that holds a bucket of mean size
 MAX_CHUNK = 22  # bits; the table of bucket starts has 2 ** bits entries
 LOOKUP, READ, CANDIDATE, BRUTE = 12.0, 20.0, 4.0, 1.5  # nanoseconds, for choosing a way
+SORT = 3000.0  # nanoseconds for each code, all chunks together
 
 
 def neighbours(codes: np.ndarray, radius: int, *, base: np.ndarray | None = None) -> Iterator[Pairs]:
@@ -124,6 +125,8 @@ def _search(a: np.ndarray, b: np.ndarray, radius: int, bits: int, within: bool) 
     """Pairs of places in `a` and `b`, which hold each code once; within one set (`a` is `b`) each pair once, in either order."""
     if not len(a) or not len(b):
         return iter(())
+    if not within and len(a) > len(b):  # looking up is done for each row of `a`, with each of its flips
+        return ((left, right, distance) for right, left, distance in _search(b, a, radius, bits, within))
     plan = _plan(a, b, radius, bits, within)
     return _by_counting_all(a, b, radius, within) if plan is None else _by_chunks(a, b, radius, plan, within)
 
@@ -150,14 +153,17 @@ def _plan(a: np.ndarray, b: np.ndarray, radius: int, bits: int, within: bool) ->
     return best
 
 
-def seconds(rows: int, base: int | None, radius: int, bits: int) -> float:
-    """What `neighbours` takes on codes whose bits are drawn at random, on one core; codes that share many bits take longer."""
+def seconds(rows: int, base: int | None, radius: int, bits: int, *, sorting: bool = True) -> float:
+    """What `neighbours` takes on codes whose bits are drawn at random, on one core; codes that share many bits take longer.
+
+    sorting    with what putting the codes in order takes; without it what comparing them takes (by which `dedup.perceptual` chooses its way)
+    """
     pairs = rows * rows / 2 if base is None else rows * base
     found = [pairs * BRUTE * -(-bits // 64)]
     for chunks in _ways(radius, bits):
         reads = [(_flip_count(width, allowed), pairs / 2**width) for _, width, allowed in chunks]
         found.append(sum(flips * (rows * LOOKUP + shared * CANDIDATE + min(shared, rows) * READ) for flips, shared in reads))
-    return min(found) * 1e-9
+    return (min(found) + sorting * SORT * (rows + (base or 0))) * 1e-9
 
 
 def _ways(radius: int, bits: int) -> Iterator[list[tuple[int, int, int]]]:

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from manifests.vectors.store import Vectors, float32_error, normalised
+from manifests.vectors.tiles import reaching
 
 QUERIES, BASE = 2048, 4096  # rows of a tile
+RANGE = 512  # queries of a tile of which every pair may be wanted
 SPARE = 16  # candidates beyond k
 
 
@@ -134,3 +136,18 @@ def _all_in_float64(queries: Vectors, at: np.ndarray, base: Vectors, k: int, ran
             score[start + i, : len(best)] = scores[best]
             row[start + i, : len(best)] = np.where(np.isneginf(scores[best]), -1, best)
     return score, row
+
+
+def pairs_within(queries: Vectors, base: Vectors, floor: float, device: str = "cpu") -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Blocks (query, base row, cosine float64) of all pairs with a cosine of at least `floor`, exactly.
+
+    Where rows are equal on both sides they multiply: give one of each. Cost: n * m * d multiply-adds, and a pair in float64 each
+    """
+    error = float32_error(base.dim)
+    for start in range(0, len(queries), RANGE):
+        block = queries.unit(slice(start, min(start + RANGE, len(queries))))
+        for first, tile in _tiles(base):
+            query, row, _ = reaching(block, tile, floor - error, device)
+            cosine = queries.cosine(query + start, base, row + first)
+            hit = cosine >= floor
+            yield query[hit] + start, row[hit] + first, cosine[hit]

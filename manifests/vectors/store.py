@@ -62,6 +62,11 @@ class Vectors:
         rows = np.asarray(rows, np.int64)
         return Vectors(self._parts, self.dim, rows if self._rows is None else self._rows[rows])
 
+    def with_missing(self, place: np.ndarray, is_there: np.ndarray) -> "Vectors":
+        """The rows `place` (m,) int64, with a zero vector for those that are not `is_there` (m,) bool: of cosine 0 to everything."""
+        whole = self if self._rows is None else Vectors.of(self.stored(slice(0, len(self))))
+        return Vectors([*whole._parts, np.zeros((1, self.dim), np.float16)], self.dim, np.where(is_there, place, len(whole)))
+
     def stored(self, rows: np.ndarray | slice) -> np.ndarray:
         """(m, d) float16: the rows as they are stored (a copy unless they lie side by side in one part)."""
         if isinstance(rows, slice):

@@ -108,18 +108,24 @@ def _some_rows(wanted: np.ndarray, width: int) -> Iterator[np.ndarray]:
 
 
 def equal_rows(z: Vectors) -> np.ndarray:
-    """(n,) int64: for each row the first row with the same bytes (itself where there is none before). A 64-bit sum proposes, the bytes decide."""
+    """(n,) int64: for each row the first row with the same values (itself where there is none before). A 64-bit sum proposes, the values decide."""
     n = len(z)
     factors = np.random.Generator(np.random.Philox(0)).integers(0, 1 << 63, z.dim, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     sums = np.empty(n, np.uint64)
     for start in range(0, n, 4096):
         at = slice(start, min(start + 4096, n))
-        sums[at] = (z.stored(at).view(np.uint16) * factors).sum(1, dtype=np.uint64)
+        sums[at] = (_bits(z.stored(at)) * factors).sum(1, dtype=np.uint64)
     _, index, inverse = np.unique(sums, return_index=True, return_inverse=True)
     first = index[inverse].astype(np.int64)
     again = np.flatnonzero(first != np.arange(n))
     for start in range(0, len(again), 4096):
         rows = again[start : start + 4096]
-        same = (z.stored(rows).view(np.uint16) == z.stored(first[rows]).view(np.uint16)).all(1)
+        same = (_bits(z.stored(rows)) == _bits(z.stored(first[rows]))).all(1)
         first[rows[~same]] = rows[~same]
     return first
+
+
+def _bits(values: np.ndarray) -> np.ndarray:
+    """float16 as uint16, equal where the values are: -0 is 0."""
+    bits = values.view(np.uint16)
+    return np.where(bits == 0x8000, np.uint16(0), bits)

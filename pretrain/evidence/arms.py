@@ -10,10 +10,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from manifests.audit.query import connect, select
 from manifests.digest import digest
 from manifests.errors import Refusal
+from manifests.leaks import leak_stages, require_leaks
 from manifests.publish import publish_table, published_digest
-from manifests.run import open_run
+from manifests.run import Run, open_run
 from manifests.schema import KEPT, QUARANTINED
 from pretrain.evidence.plan import PlannedArm
 
@@ -48,11 +50,11 @@ class Ledger:
 def read_ledger(run: Path) -> Ledger:
     """Read what the arms need of RUN's ledger; `Refusal` [not-a-run], [no-such-file] or [nothing-kept]."""
     opened = open_run(run)
-    columns = ["uid", "label", "status", "drop_stage", "offset", "witness", "witness_pool", "weight"]
+    columns = ["uid", "label", "status", "drop_stage", "offset", "weight"]
     table = pa.concat_tables([pq.read_table(f, columns=columns) for f in opened.ledger_files()])
     stages = {stage.id: i for i, stage in enumerate(opened.stages)}
     every_uid = np.sort(table["uid"].to_numpy(zero_copy_only=False).astype("U32"))
-    leaked = _leaked(table, opened.evaluations)
+    leaked = _leaked(opened)
     num_classes = 1 + (pc.max(table["label"]).as_py() or 0)
     classes = len(opened.pool.classes) if (Path(opened.info["pool"]["path"]) / "pool.yaml").is_file() else 0
     usable = pc.and_(pc.not_equal(table["status"].cast(pa.string()), QUARANTINED), pc.is_valid(table["offset"]))
@@ -70,10 +72,15 @@ def read_ledger(run: Path) -> Ledger:
     )  # fmt: skip
 
 
-def _leaked(table: pa.Table, evaluations: dict[str, str]) -> dict[str, frozenset[str]]:
-    hit = table.filter(pc.and_(pc.is_valid(table["witness"]), pc.is_valid(table["witness_pool"])))
-    pairs = list(zip(hit["witness_pool"].cast(pa.string()).to_pylist(), hit["witness"].to_pylist(), strict=True))
-    return {str(Path(path).resolve()): frozenset(uid for pool, uid in pairs if pool == name) for name, path in evaluations.items()}
+def _leaked(run: Run) -> dict[str, frozenset[str]]:
+    """Every sample of each evaluation pool that a row shows, not only the one that a row was dropped for. Raises `Refusal` [broken-record] where they are gone."""
+    require_leaks(run)
+    hit: dict[str, set[str]] = {name: set() for name in run.evaluations}
+    if leak_stages(run):
+        with connect(run) as connection:
+            for row in select(connection, "SELECT DISTINCT pool, test FROM leaks", seconds=600).to_pylist():
+                hit.setdefault(row["pool"], set()).add(row["test"])
+    return {str(Path(path).resolve()): frozenset(hit[name]) for name, path in run.evaluations.items()}
 
 
 def full_rows(ledger: Ledger) -> Uids:

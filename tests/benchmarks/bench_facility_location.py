@@ -1,4 +1,5 @@
-"""select.facility_location: 10,000 x 64 -> 1,000 against apricot and submodlib where they are installed, and 50,000 x 256 -> 5,000 beside one similarity pass.
+"""select.facility_location: 10,000 x 64 -> 1,000 against apricot and submodlib where they are installed; 20,000 x 128 -> 2,000 and 50,000 x 256 -> 5,000 beside
+one similarity pass and the forecast.
 
 python tests/benchmarks/bench_facility_location.py [rivals|large]
 
@@ -18,6 +19,7 @@ from curate.select.facility_location import facility_location
 from manifests.memory import Sampler, keep_freed, private_bytes
 from manifests.vectors.forecast import facility, measured
 from manifests.vectors.store import Vectors
+from tests.benchmarks.bench_semantic import give_back
 
 
 def clouds(rows: int, dim: int) -> np.ndarray:
@@ -76,17 +78,19 @@ def rivals() -> None:
 
 
 def large() -> None:
-    z, picks, rates = clouds(50_000, 256), 5_000, measured()
-    before = private_bytes() or 0
-    with Sampler() as memory:
-        _, wall, cpu = timed(ours, z, picks)
-    one_pass = len(z) ** 2 * 256 / rates.multiply_adds
-    forecast = facility(len(z), picks, 256, 4 << 30)
-    print(
-        f"{'50k x 256 -> 5k':16}{'seconds':>10}{'CPU s':>10}{'one pass s':>12}{'CPU ratio':>11}{'forecast s':>12}{'MiB more':>10}{'forecast MiB':>14}"
-    )
-    print(f"{'keepset':16}{wall:>10.1f}{cpu:>10.1f}{one_pass:>12.1f}{cpu / one_pass:>11.2f}{forecast.seconds(rates):>12.1f}", end="")
-    print(f"{((memory.peak or before) - before) / 2**20:>10.0f}{forecast.memory / 2**20:>14.0f}")
+    print(f"{'':22}{'seconds':>10}{'CPU s':>10}{'one pass s':>12}{'CPU ratio':>11}{'forecast s':>12}{'MiB more':>10}{'forecast MiB':>14}")
+    for rows, dim, picks in ((20_000, 128, 2_000), (50_000, 256, 5_000)):
+        z, rates = clouds(rows, dim), measured(time.process_time)
+        give_back()
+        before = private_bytes() or 0
+        with Sampler() as memory:
+            _, wall, cpu = timed(ours, z, picks)
+        one_pass, forecast = rows**2 * dim / rates.multiply_adds, facility(rows, picks, dim, 4 << 30)
+        print(
+            f"{f'{rows:,} x {dim} -> {picks:,}':22}{wall:>10.1f}{cpu:>10.1f}{one_pass:>12.1f}{cpu / one_pass:>11.2f}{forecast.seconds(rates):>12.1f}",
+            end="",
+        )
+        print(f"{((memory.peak or before) - before) / 2**20:>10.0f}{forecast.memory / 2**20:>14.0f}", flush=True)
 
 
 if __name__ == "__main__":

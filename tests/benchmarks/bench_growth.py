@@ -1,6 +1,7 @@
 """How cost grows with the pool: CPU seconds and private memory of each kind of work at 10 k, 100 k and 1 M rows, each in a process of its own; a plot.
 
 python tests/benchmarks/bench_growth.py [rows …] [--only WORK]     # docs/growth.png; figures also as JSON lines, which --plot FILE draws again
+python tests/benchmarks/bench_growth.py --append [METHOD …]     # a few rows appended to many: CPU s where pairs of old rows are looked for again, and where not
 """
 
 import json
@@ -16,11 +17,15 @@ import pyarrow as pa
 
 from curate.deciding import Setting, decide
 from curate.dedup.all_pairs import all_pairs
+from curate.dedup.copies import copies
 from curate.dedup.exact import exact
+from curate.dedup.mutual import mutual
+from curate.dedup.perceptual import perceptual
 from curate.dedup.semantic import semantic
+from curate.dedup.semdedup import semdedup
 from curate.frame import Frame
 from curate.measuring import MeasureTask, measure_shard, part_path
-from curate.pool import Column, Pool, Share, VectorName
+from curate.pool import Column, Pool, Share, VectorName, Verdicts
 from curate.recipe import parse_recipe
 from curate.recording import ledger_stages
 from curate.select.kcenter import kcenter
@@ -32,7 +37,7 @@ from manifests.publish import publish_table
 from manifests.shards.index import INDEX_SCHEMA
 from manifests.shards.pool_yaml import PoolDescription, Shard, open_pool
 from manifests.vectors.store import Vectors
-from tests.benchmarks.bench_hamming import RADIUS, planted, with_views
+from tests.benchmarks.bench_hamming import RADIUS, planted, pool_of, with_views
 from tests.small_pool import crops, jpeg, samples, write_pool
 
 DIM = 128
@@ -121,6 +126,50 @@ WORK: dict[str, Callable[[np.random.Generator, int], Callable[[], object]]] = {
 }
 
 
+def appended(rng: np.random.Generator, old: int, new: int) -> tuple[Pool, np.ndarray]:
+    """Vectors, hashes and photographs of `old` rows that are all kept and `new` ones, and which are old. A twentieth of the rows has the hash of another one, near
+    enough: a new one is its copy, an old one shows something else."""
+    rows = old + new
+    codes, originals = planted(rng, rows)
+    files = [jpeg(np.repeat(np.repeat(pixels, 2, 0), 2, 1)) for pixels, _ in crops(500)]
+    pool = pool_of(rng, with_views(rng, codes), originals, files)
+    is_old = np.zeros(rows, bool)
+    is_old[rng.permutation(rows)[:old]] = True
+    read, start = pool._read, rows - len(originals)
+    assert read is not None
+    other = rng.integers(0, rows, rows)
+    pool._read = lambda chosen: read(np.where(is_old[chosen] & (chosen >= start), other[chosen], chosen))
+    pool._vectors, pool.fixed = {"z": clouds(rng, rows)}, is_old
+    return pool, is_old
+
+
+METHODS: dict[str, Callable[[Pool], Verdicts]] = {
+    "dedup.perceptual": perceptual,
+    "dedup.copies": copies,
+    "dedup.copies, vectors": lambda pool: copies(pool, vectors=[VectorName("z")], k=5, min_cosine=0.9),
+    "dedup.semantic": lambda pool: semantic(pool, vectors=VectorName("z")),
+    "dedup.semdedup": lambda pool: semdedup(pool, vectors=VectorName("z")),
+    "dedup.mutual": lambda pool: mutual(pool, vectors=VectorName("z")),
+    "dedup.all_pairs": lambda pool: all_pairs(pool, vectors=VectorName("z")),
+}
+
+
+def append(names: list[str]) -> None:
+    """CPU seconds of each method where it looks for all pairs, and where it knows which rows are settled; the verdicts must be the same."""
+    print(f"{'method':24}{'old':>8}{'new':>8}{'all pairs':>12}{'new ones':>12}{'ratio':>8}{'dropped':>9}")
+    for old, new in ((3_000, 300), (30_000, 1_000)):
+        pool, is_old = appended(np.random.default_rng(0), old, new)
+        for name in names or METHODS:
+            found, taken = [], []
+            for settled in (np.zeros(len(pool), bool), is_old):
+                pool.settled = settled
+                cpu = time.process_time()
+                found.append(METHODS[name](pool))
+                taken.append(time.process_time() - cpu)
+            assert (found[0].keep == found[1].keep).all()
+            print(f"{name:24}{old:>8,}{new:>8,}{taken[0]:>12.2f}{taken[1]:>12.2f}{taken[1] / taken[0]:>8.2f}{(~found[1].keep).sum():>9,}", flush=True)
+
+
 def one(name: str, rows: int) -> None:
     """One line of JSON: CPU seconds, and private bytes at the peak beyond what stood before."""
     run = WORK[name](np.random.default_rng(0), rows)
@@ -169,6 +218,9 @@ def plot(found: list[dict], path: Path) -> None:
 
 def main() -> None:
     arguments = sys.argv[1:]
+    if arguments[:1] == ["--append"]:
+        append(arguments[1:])
+        return
     if arguments[:1] == ["--one"]:
         one(arguments[1], int(arguments[2]))
         return

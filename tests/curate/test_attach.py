@@ -241,3 +241,10 @@ def test_a_bare_shard_has_no_place_for_it(pool, tmp_path):
         attach(str(pool / "shards" / "00000.tar"), tmp_path / "t.csv", name="x", quiet=True)
     with pytest.raises(Refusal, match=r"\[no-such-file\]"):
         attach(pool, tmp_path / "gone.csv", name="x", quiet=True)
+
+
+def test_vectors_of_which_none_can_be_scaled_are_refused(pool, tmp_path):
+    np.save(tmp_path / "nan.npy", np.full((N, 4), np.nan, np.float32))
+    with pytest.raises(Refusal, match=rf"none of the {N} vectors is of finite numbers.*\[bad-value\]"):
+        attach(pool, tmp_path / "nan.npy", name="nothing", quiet=True)
+    assert not open_pool(pool).attached

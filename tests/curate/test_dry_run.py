@@ -88,3 +88,17 @@ def test_every_decision_is_forecast_from_its_defaults(name, tmp_path):
         return
     assert 0 < small[0]() <= large[0]()
     assert 0 < small[1] <= large[1]
+
+
+def test_leakage_is_forecast_by_the_evaluation_pools(tmp_path):
+    """Larger tests, vectors and verified copies take more; of vectors whose width is not known nothing is said."""
+    given = [{}, {"vectors": "pixels"}, {"vectors": "pixels", "min_copied": 0.4}]
+    stages = [{"leakage.images": {"against": [str(tmp_path / "a"), str(tmp_path / "b")], "as": f"l{i}", **more}} for i, more in enumerate(given)]
+    recipe = parse_recipe(yaml.safe_dump({"format": 1, "stages": stages}), "recipe")
+    sizes = ({str(tmp_path / "a"): 10, str(tmp_path / "b"): count} for count in (10, 1_000_000))
+    few, many = ([_decision_cost(stage, 50_000, {"pixels": 64}, 4 << 30, tests) for stage in recipe.stages] for tests in sizes)
+    for costs in (few, many):
+        took, needed = [cost[0]() for cost in costs], [cost[1] for cost in costs]
+        assert took == sorted(took) and needed == sorted(needed)
+    assert all(b[0]() > a[0]() and b[1] > a[1] for a, b in zip(few, many, strict=True))
+    assert _decision_cost(recipe.stages[1], 1000, {}, 4 << 30) == (None, None)

@@ -13,7 +13,7 @@ import pytest
 
 import curate
 from curate import building, deciding
-from curate.frame import attached_digests
+from curate.attached import attached_digests
 from curate.generations import Generations
 from manifests.audit.verify import verify
 from manifests.errors import Refusal
@@ -145,12 +145,12 @@ def test_attached_files_enter_by_content_not_by_time(tmp_path):
         (pool / "attached" / "plain" / shard.source).mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table({"plain": [1, 2]}), pool / "attached" / "plain" / shard.source / f"{shard.name}.parquet")
     described = replace(open_pool(str(pool)), attached=({"name": "mine", "kind": "vectors"}, {"name": "plain"}))
-    before = attached_digests(described)
+    before = attached_digests(described, tmp_path)
     for file in (pool / "attached").rglob("*.*"):
         os.utime(file, (1, 1))
-    assert attached_digests(described) == before
+    assert attached_digests(described, tmp_path) == before
     write_vectors(pool / "attached" / "mine" / shards[0].source / f"{shards[0].name}.arrow", np.ones((2, 4), np.float16), np.ones(2, bool), "b")
-    after = attached_digests(described)
+    after = attached_digests(described, tmp_path)
     assert after[0] != before[0]
     assert after[1] == before[1]
 

@@ -249,15 +249,16 @@ def test_a_measure_or_an_evaluation_pool_that_was_never_measured(home, tmp_path)
         replay(home / "run", out=home / "pool")
 
 
-def test_leakage_is_read_where_it_stands_and_pictures_are_refused(home, tmp_path):
+def test_leakage_is_read_where_it_stands_and_folded_over_its_pairs(home, tmp_path):
     leak = {"leakage.images": {"against": [str(home / "eval")]}}
     run = build(tmp_path, "run", recipe(tmp_path, "run", [leak, *FIRST, *LATER[:1]]), pool=home / "pool").path
     given = recipe(tmp_path, "given", [leak, *FIRST])
     assert replay(run, recipe=given, out=tmp_path / "out")["how"]["leakage.images"] == "read"
     same_ledger(tmp_path / "out", build(tmp_path, "built", given, pool=home / "pool").path)
     assert evaluation_paths(read_recipe(tmp_path / "out" / "recipe.yaml")) == [str(home / "eval")]
-    with pytest.raises(Refusal, match="would look at .* pictures"):
-        replay(run, settings=["leakage.images.max_rms=8.0"])
+    assert replay(run, settings=["leakage.images.max_rms=8.0"])["how"]["leakage.images"] == "folded"
+    with pytest.raises(Refusal, match=r"leakage.images: max_distance: 4 → 5 needs other pairs .* may move: max_rms, min_copied, min_cosine"):
+        replay(run, settings=["leakage.images.max_distance=5"])
     gone = read_recipe(tmp_path / "run.yaml")
     assert gone.stages[4].name == "leakage.images"
     with pytest.raises(Refusal, match=r"dedup.perceptual: .* never looked at|would look at|that did not when"):
@@ -285,11 +286,22 @@ def test_pairs_of_vectors_are_found_anew_where_the_stored_ones_do_not_serve(home
     same_ledger(tmp_path / "out", build(home, "anew", given, "measured", settings=settings).path)
 
 
+@pytest.mark.parametrize("moved", [{"seed": 11}, {"stage": {"within": "group"}}])
+def test_pairs_that_follow_from_all_rows_are_others_under_another_seed_or_in_other_groups(home, tmp_path, moved):
+    settings = {"vectors": "pixels", "min_cosine": 0.8, "floor_cosine": 0.5, "clusters": 6}
+    run = build(tmp_path, "run", recipe(tmp_path, "run", [{"dedup.semdedup": settings}]), pool=home / "pool").path
+    given = recipe(tmp_path, "given", [{"dedup.semdedup": settings | moved.get("stage", {})}], **{k: v for k, v in moved.items() if k == "seed"})
+    assert replay(run, recipe=given, out=tmp_path / "out", device="cpu")["how"]["dedup.semdedup"] == "found anew"
+    same_ledger(tmp_path / "out", build(tmp_path, "built", given, pool=home / "pool").path)
+    assert replay(run, recipe=given, device="cpu")["how"]["dedup.semdedup"] == "folded, approximately"
+
+
 def test_groups_and_nulls(home, tmp_path):
     given = recipe(tmp_path, "run", [{"dedup.perceptual": {"prefer": ["quality_vote"]}}])
     run = build(tmp_path, "run", given, pool=home / "pool").path
-    with pytest.raises(Refusal, match="30 samples come to it that did not"):  # they had no vote, and were never compared
-        replay(run, settings=["dedup.perceptual.prefer=[num_pixels]"])
+    other = ["dedup.perceptual.prefer=[num_pixels]"]  # half of the samples have no vote: they are the least preferred, and were compared all the same
+    replay(run, settings=other, out=tmp_path / "other")
+    same_ledger(tmp_path / "other", build(tmp_path, "by-size", given, pool=home / "pool", settings=other).path)
     within = ["dedup.perceptual.within=group"]
     replay(run, settings=within, out=tmp_path / "within")
     same_ledger(tmp_path / "within", build(tmp_path, "built", given, pool=home / "pool", settings=within).path)

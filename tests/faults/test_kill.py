@@ -38,7 +38,15 @@ stages:
   - select.facility_location: {vectors: pixels, keep: 0.9}
 shards: false
 """  # the decisions that RECIPE has not
-RECIPES = {"whole": RECIPE, "further": FURTHER}
+LEAKS = """format: 1
+stages:
+  - measure.exact_hash:
+  - measure.perceptual_hash:
+  - measure.vectors: {encoder: "pixels:8", as: pixels}
+  - leakage.images: {against: [EVAL], vectors: pixels, min_copied: 0.4, min_cosine: 0.98, loose_distance: 24, max_hits: 2}
+shards: false
+"""  # by all its ways: RECIPE has the first two
+RECIPES = {"whole": RECIPE, "further": FURTHER, "leaks": LEAKS}
 
 
 def run(home: Path, out: Path, log: Path, kill_at: str = "") -> int:

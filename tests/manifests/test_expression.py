@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from manifests.errors import Refusal
-from manifests.expression import columns_of, evaluate
+from manifests.expression import bind, columns_of, evaluate, names_in
 
 TABLE = pa.table(
     {
@@ -90,3 +90,54 @@ def test_an_exact_name_goes_before_a_folded_one():
 
 def test_an_empty_table_has_no_answers():
     assert len(evaluate("a > 1", TABLE.slice(0, 0), "here")) == 0
+
+
+def test_an_expression_without_columns_speaks_of_every_row():
+    assert evaluate("true", pa.table({}), "here", 3).to_pylist() == [True] * 3
+
+
+TYPES = {"text": [pa.string()], "n": [pa.int64(), pa.float64()], "loose": [pa.string(), pa.int64(), pa.float64(), pa.bool_()], "code": [pa.binary(8)]}
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["n > 1", "n % 2 = 0", "isnan(n)", "loose > 3", "lower(loose) = 'a'", "loose", "loose = 'x' OR loose2 IS NULL", "code IS NOT NULL", "true", "CAST(text AS INT) > 3", "1 / 0 > n"],
+)  # fmt: skip
+def test_what_one_choice_of_types_allows_is_bound(sql):
+    columns = bind(sql, {**TYPES, "loose2": [pa.null()]}, "here")
+    assert columns == columns_of(sql, [*TYPES, "loose2"], "here")
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("text > 3", r"^here: 'text > 3' cannot be run: Binder Error: .* \(text: string\); one true-or-false"),
+        ("text > 3 + 'x'", r"\(text: string\)"),
+        ("n = 'x'", r"cannot be run: Conversion Error: .* \(n: int64 or double\)"),
+        ("lower(loose) = 'a' AND loose + 1 > 2", r"\(loose: string or int64 or double or bool\)"),
+        ("CASE WHEN n > 1 THEN text ELSE 'b' END", r"gives string, not true or false \(n: int64 or double, text: string\)"),
+        ("n + 1", r"gives int64, not true or false \(n: int64 or double\)"),
+        ("3", r"'3' gives int32, not true or false; one"),
+        ("sum(n) > 1", r"no function of one row"),
+        ("nothing > 1", r"\[unknown-column\]$"),
+    ],
+)
+def test_what_no_choice_of_types_allows_is_refused(sql, says):
+    with pytest.raises(Refusal, match=says) as refusal:
+        bind(sql, TYPES, "here")
+    assert "\n" not in str(refusal.value)
+
+
+def test_of_columns_of_which_too_little_is_known_nothing_is_said():
+    types = dict.fromkeys("abcd", TYPES["loose"])
+    assert bind("a + b + c + d > 'x' AND lower(a) = 3", types, "here") == ["a", "b", "c", "d"]
+
+
+def test_names_are_mentioned_whether_they_are_columns_or_not():
+    assert names_in('Blur > 1 AND "W h" = lower(x.y)', "here") == {"blur", "w h", "x"}
+
+
+def test_a_column_that_is_a_word_of_sql_is_told_how_it_is_written():
+    with pytest.raises(Refusal, match=r"""'group' is also a word of SQL: write the column as "group" \[bad-sql\]"""):
+        columns_of("group = 'a'", ["group", "key"], "here")
+    assert columns_of("\"group\" = 'a'", ["group", "key"], "here") == ["group"]

@@ -143,3 +143,16 @@ def test_thumbnails_are_of_the_look_and_read_each_file_once():
     assert len(thumbnails("test", read, looks, np.empty(0, np.int64), 8, 1 << 20)) == 0
     with pytest.raises(Refusal, match="does-not-fit"):
         thumbnails("test", read, looks, np.array([0]), 8, 100)
+
+
+def test_a_picture_that_cannot_be_decoded_is_like_no_other():
+    flat = np.zeros((16, 16, 3), np.uint8)
+    files = [png(flat), b"no picture", b"no picture"]
+    codes = np.zeros((3, 8), np.uint8)
+    got = thumbnails("test", lambda rows: (files[row] for row in rows), Looks.of(codes, codes), np.arange(3), 8, 1 << 20)
+    assert np.isnan(got.contrast).tolist() == [False, True, True]
+    assert len({row.tobytes() for row in got.pixels}) == 3  # and so equal to none
+    for min_contrast in (0.0, 40.0):
+        a, b = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 2])
+        found = differences(got, a, got, b, limit=255.0, min_contrast=min_contrast, turned=True)
+        assert found.tolist() == [0.0, np.inf, np.inf, np.inf]

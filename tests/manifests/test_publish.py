@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -70,3 +71,23 @@ def test_the_lock_holds_other_processes_off_and_dies_with_its_own(tmp_path):
     holder.wait()
     with publish.locked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("folder", ["/proc/no-such", "FILE/below"])
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, folder):
+    (tmp_path / "file").write_bytes(b"")
+    target = Path(folder.replace("FILE", str(tmp_path / "file")))
+    for write in (lambda: publish.publish_bytes(target / "x", b"1"), lambda: publish.locked(target).__enter__()):
+        with pytest.raises(Refusal, match=r"cannot be written: .*\[not-writable\]") as refusal:
+            write()
+        assert refusal.value.where.startswith(str(target))
+
+
+def test_a_file_that_may_not_be_written_is_named_as_it_was_asked_for(tmp_path, monkeypatch):
+    def refuse(path, *mode):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(Refusal, match=r"x: cannot be written: Permission denied.*\[not-writable\]") as refusal:
+        publish.publish_bytes(tmp_path / "x", b"1")
+    assert refusal.value.where == str(tmp_path / "x")

@@ -70,7 +70,7 @@ def test_the_star_by_brute_force(data, size, min_score, min_area):
     got = copies(pool, min_score=min_score, min_area=min_area, **ALL)
 
     found = verified(files, order)
-    pixels = pool.column("num_pixels")
+    pixels = pool.column("inner_pixels")
     close = {p: m.score for p, m in found.items() if m.score >= min_score and max(area(m.left), area(m.right)) >= min_area}
     kept = []
     for i in sorted(range(size), key=lambda i: (i not in fixed, -pixels[i], order[i])):
@@ -125,7 +125,7 @@ def test_the_words():
 def test_rows_in_another_order_give_the_same_verdicts():
     arguments = {"payloads": [FILES[key] for key in sorted(FILES)[:10]], "order": [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]}
     pool = picture_pool(**arguments)
-    columns = {name: pool.column(name).copy() for name in ("phash_views", "phash_trimmed_views", "num_pixels")}
+    columns = {name: pool.column(name).copy() for name in ("phash_views", "phash_trimmed_views", "inner_pixels")}
     from tests.pools import pool_of
 
     def fates(pool):

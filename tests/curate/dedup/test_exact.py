@@ -1,12 +1,17 @@
 """dedup.exact: one of each group, keeper by rank, collisions told apart by their pixels."""
 
+import io
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from curate.dedup.exact import REASONS, exact
+from curate.measure.exact_hash import exact_hash
+from curate.pool import Batch
 from manifests.errors import Refusal
 from tests.pools import assert_lawful, jpeg, picture_pool, png, pool_of
 
@@ -55,10 +60,6 @@ def test_pixels_that_differ_under_one_hash_stay_apart():
 
 
 def test_another_format_of_the_same_pixels_is_a_copy():
-    import io
-
-    from PIL import Image
-
     one = pictures()[0]
     bmp = io.BytesIO()
     Image.fromarray(one).save(bmp, "BMP")
@@ -136,3 +137,54 @@ def test_only_members_of_groups_are_read():
     pool._read = lambda rows: asked.extend(rows.tolist()) or read(rows)
     exact(pool)
     assert sorted(asked) == [0, 2]
+
+
+@pytest.mark.parametrize("worth", [[None, 3.0, None, 5.0], [None, float("nan"), float("nan"), 1.0]])
+def test_a_row_without_the_preferred_number_is_the_least_preferred(worth):
+    """One of all stays, whatever is known of them; to be left unjudged would keep copies."""
+    pool = pool_of(pixels_hash=np.zeros((4, 16), np.uint8), worth=pa.array(worth))
+    assert exact(pool, prefer=["worth"], confirm=False).keep.tolist() == [False, False, False, True]
+
+
+def test_text_is_no_number_to_prefer_by():
+    with pytest.raises(Refusal, match=r"prefer: .*string.*\[bad-value\]"):
+        exact(pool_of(pixels_hash=np.zeros((2, 16), np.uint8), worth=["a", "b"]), prefer=["worth"], confirm=False)
+
+
+def saved(picture, kind, **how) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **how)
+    return file.getvalue()
+
+
+def files_that_look_alike_in_eight_bits() -> dict:
+    """kind -> (a file, one that differs, one that is the same in other bytes)."""
+    rng = np.random.default_rng(1)
+    slice_ = rng.integers(0, 256, (8, 8)).astype(np.uint16) * 257  # all of 16 bits
+    lesion = slice_.copy()
+    lesion[2:5, 2:5] ^= 3
+    rgba = rng.integers(0, 256, (8, 8, 4)).astype(np.uint8)
+    rgba[:, :, 3] = 0
+    other = rgba.copy()
+    other[0, 0, :3] += 1
+    rgb = Image.fromarray(rng.integers(0, 256, (8, 8, 3)).astype(np.uint8))
+    turned = Image.Exif()
+    turned[274] = 6
+    frames = [Image.fromarray(np.full((8, 8, 3), level, np.uint8)) for level in (0, 90, 200)]
+    return {
+        "sixteen bits": (saved(Image.fromarray(slice_), "PNG"), saved(Image.fromarray(lesion), "PNG"), saved(Image.fromarray(slice_), "TIFF")),
+        "transparent": (saved(Image.fromarray(rgba), "PNG"), saved(Image.fromarray(other), "PNG"), saved(Image.fromarray(rgba), "PNG", compress_level=0)),
+        "turned": (saved(rgb, "PNG"), saved(rgb, "PNG", exif=turned), saved(rgb, "PNG", compress_level=0)),
+        "animated": (
+            saved(frames[0], "PNG", save_all=True, append_images=[frames[1]]), saved(frames[0], "PNG", save_all=True, append_images=[frames[2]]), None,
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["sixteen bits", "transparent", "turned", "animated"])
+def test_what_eight_bits_of_the_first_frame_cannot_show_keeps_pictures_apart(kind):
+    one, other, again = files_that_look_alike_in_eight_bits()[kind]
+    files = [one, other] + [again] * (again is not None)
+    pool = pool_of(pixels_hash=exact_hash(Batch(files))["pixels_hash"], payloads=files)
+    assert len(np.unique(pool.column("pixels_hash"), axis=0)) == 1
+    assert exact(pool).keep.tolist() == [True, True] + [False] * (again is not None)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
+from scipy.ndimage import gaussian_filter
 
 from curate.dedup import perceptual as module
 from curate.dedup.perceptual import MOVES, REASONS, perceptual
@@ -296,3 +297,31 @@ def test_hashes_of_mixed_or_wrong_length_are_refused():
     for pool, views, bare in ((mixed, "mixed", "mixed"), (mixed, "odd", "odd"), (short, "phash_views", "phash256_trimmed_views")):
         with pytest.raises(Refusal, match="bad-value"):
             perceptual(pool, views=views, trimmed=bare)
+
+
+def texture(seed: int) -> np.ndarray:
+    soft = gaussian_filter(np.random.default_rng(seed).normal(size=(80, 80)), 4)
+    return np.clip(soft / soft.std() * 20 + 128, 0, 255).astype(np.uint8)[:, :, None].repeat(3, 2)
+
+
+@pytest.mark.parametrize("max_edges", [1, 16])
+def test_a_crowd_of_like_frames_has_the_verdicts_of_all_pairs_from_few(monkeypatch, max_edges):
+    """Pictures in like frames, what lies within them, and near copies: rows that share one look do not share the other."""
+    rng, how = np.random.default_rng(3), {"max_distance": 64, "prefer": []}
+    for trial in range(6):
+        files = []
+        for picture in (texture(10 * trial + i) for i in range(4)):
+            framed = np.full((200, 200, 3), 255, np.uint8)
+            framed[60:140, 60:140] = picture
+            noisy = np.clip(picture.astype(int) + rng.integers(-6, 7, picture.shape), 0, 255).astype(np.uint8)
+            files += [png(framed), png(picture), png(noisy)]
+        files = [files[i] for i in rng.permutation(len(files))]
+        monkeypatch.undo()
+        whole = perceptual(picture_pool(files), **how)
+        monkeypatch.setattr(module, "limit_of", lambda rows, most: 1)
+        few = perceptual(picture_pool(files), **how, max_edges=max_edges)
+        for name in ("keep", "witness", "score"):
+            np.testing.assert_array_equal(getattr(few, name), getattr(whole, name))
+        assert whole.edges.columns["is_complete"].all() and not few.edges.columns["is_complete"].any()
+        assert len(few.edges.a) <= (max_edges + 1) * len(files)
+        assert max_edges > 1 or len(few.edges.a) < len(whole.edges.a)

@@ -196,6 +196,20 @@ def test_what_cannot_be_is_refused(wrong):
         semantic(unit_pool(np.eye(4), range(4)), vectors="z", **wrong)
 
 
+def test_a_target_that_only_a_threshold_above_the_floor_reaches_is_no_refusal():
+    """B leaves for A at the floor, and frees its six neighbours; a little higher B stays, and they leave for it."""
+    far, near = np.arccos(0.945), np.arccos(0.975)
+    ahead, aside = np.array([-np.sin(far), np.cos(far), 0]), np.array([0, 0, 1])
+    b = np.array([np.cos(far), np.sin(far), 0])
+    turns = np.deg2rad(np.arange(-75, 105, 30))[:, None]
+    z = np.concatenate([[[1, 0, 0], b], np.cos(near) * b + np.sin(near) * (np.cos(turns) * ahead + np.sin(turns) * aside)])
+    pool, floor = unit_pool(z, np.arange(8)), {"vectors": "z", "floor_cosine": 0.94, "keeper": "uid"}
+    assert semantic(pool, min_cosine=0.94, **floor).keep.sum() > 2 == semantic(pool, min_cosine=0.96, **floor).keep.sum()
+    assert semantic(pool, keep=Share(count=2), **floor).keep.sum() == 2
+    with pytest.raises(Refusal, match="stay even at floor_cosine"):
+        semantic(pool, keep=Share(count=1), **floor)
+
+
 def test_an_implausible_share_is_warned_of_and_plain_copies_are_not():
     rng = np.random.default_rng(0)
     crowd = noisy_unit_vectors(1, 1200, 64, 1, 0.1)

@@ -120,5 +120,5 @@ def test_bad_values_are_refused(bad):
 
 
 def test_more_than_the_memory_holds_is_refused():
-    with pytest.raises(Refusal, match=r"reduce.density: needs .* MiB; --memory allows 40 MiB.*\[does-not-fit\]"):
-        density(unit_pool(np.eye(4), np.arange(4), memory=40 << 20), vectors="z", keep=Share(count=2))
+    with pytest.raises(Refusal, match=r"reduce.density: needs .* MiB; --memory allows 10 MiB.*\[does-not-fit\]"):
+        density(unit_pool(np.eye(4), np.arange(4), memory=10 << 20), vectors="z", keep=Share(count=2))

@@ -107,4 +107,4 @@ def test_bad_values_are_refused(bad):
 
 def test_more_than_the_memory_holds_is_refused():
     with pytest.raises(Refusal, match=r"reduce.prototypes: needs .*\[does-not-fit\]"):
-        prototypes(unit_pool(np.eye(4), np.arange(4), memory=40 << 20), vectors="z", keep=Share(count=2))
+        prototypes(unit_pool(np.eye(4), np.arange(4), memory=10 << 20), vectors="z", keep=Share(count=2))

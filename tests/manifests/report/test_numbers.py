@@ -60,7 +60,7 @@ def test_shift_of_words_is_total_variation(run: Path) -> None:
 def what_if(run: Path) -> dict[str, dict]:
     with asking(run) as inquiry:
         panel = threshold.what_if(inquiry)
-    return {b["stage"]: b for b in panel.blocks} if panel else {}
+    return {b["stage"]: b for b in panel.blocks if "stage" in b} if panel else {}
 
 
 def test_a_moved_limit_is_exact_at_every_edge(run: Path) -> None:

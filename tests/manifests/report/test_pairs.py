@@ -107,6 +107,23 @@ def test_a_copy_is_shown_with_its_sentence_and_laid_alike(run: Path) -> None:
     assert "ch" not in cards["photo0"] and "al" not in cards["leak-a"]
 
 
+def test_a_leak_as_a_verified_copy_is_laid_alike_beside_its_words(run: Path) -> None:
+    shown = island(run)
+    cards = {card["k"]: card for card in shown["cards"]}
+    assert cards["leak-f"]["ch"].startswith("cropped to 6") and "% covered" in cards["leak-e"]["ch"]
+    page = (run.parent / "report.html").read_text()
+    panel = page[page.index('<section id="leaks"') :]
+    panel = panel[: panel.index("</section>")]
+    laid = re.findall(r"<h3>copied_leak, score [\d.]+: ([^<]*)</h3>(.*?)</div></div>", panel, re.S)
+    numbers = {words: [int(n) for n in re.findall(r'data-t="(\d+)"', figures)] for words, figures in laid}
+    assert set(numbers) == {cards["leak-e"]["ch"], cards["leak-f"]["ch"]}
+    assert all(len(four) == 4 for four in numbers.values()), "both whole, and both laid alike"
+    for own, its in (numbers[cards["leak-f"]["ch"]][2:], cards["leak-f"]["al"]):
+        assert picture(shown, own).shape == picture(shown, its).shape
+        assert likeness(picture(shown, own), picture(shown, its)) > 0.97
+    assert "what both show" in panel and "the same, in exam" in panel
+
+
 def test_the_parts_stand_as_the_witness_is_seen(run: Path) -> None:
     shown = island(run)
     cards = {card["k"]: card for card in shown["cards"]}

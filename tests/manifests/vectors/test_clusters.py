@@ -132,3 +132,26 @@ def test_visits_that_outgrow_the_memory_are_refused():
     z = Vectors.of(noisy_unit_vectors(0, 500, 8, 500, 0.1))
     with pytest.raises(Refusal, match=r"clusters do not separate .*Give --memory"):
         cells(z, 40, uid_rank=np.arange(500), rng=rng(), floor=0.1, recall=1.0, memory=10_000)
+
+
+def test_a_sought_start_has_a_row_of_every_clump_and_none_twice():
+    """A row that equals a chosen one has no chance, so that far clumps of equal rows are all met; where only such rows are left, they come in turn."""
+    z = np.repeat(np.eye(8), [400, 3, 1, 1, 2, 50, 1, 1], axis=0)
+    v = Vectors.of(z[np.random.default_rng(0).permutation(len(z))])
+    for seed in range(5):
+        start = clusters._far_apart(v, 8, np.random.default_rng(seed), len(z))
+        assert (v.take(start).sum(0) == 1).all()
+    start = clusters._far_apart(v, 12, np.random.default_rng(0), len(z))
+    assert len(set(start.tolist())) == 12
+
+
+def test_a_sought_start_is_drawn_by_the_squared_distance():
+    """Of a second row: half the squared distance, 1 - cosine, is its chance."""
+    angle = np.array([0.0, 0.3, 0.6, 1.2, 1.5])
+    v = Vectors.of(np.stack([np.cos(angle), np.sin(angle)], 1))
+    seen = np.zeros((5, 5))
+    for seed in range(4000):
+        first, second = clusters._far_apart(v, 2, np.random.default_rng(seed), 5)
+        seen[first, second] += 1
+    apart = 1 - np.cos(angle[:, None] - angle)
+    np.testing.assert_allclose(seen / seen.sum(1, keepdims=True), apart / apart.sum(1, keepdims=True), atol=0.04)

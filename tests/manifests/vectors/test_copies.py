@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manifests.errors import Refusal
 from manifests.star import star
-from manifests.vectors import copies
+from manifests.vectors import copies, forecast
 from manifests.vectors.clusters import Cells, cells
 from manifests.vectors.copies import limit_of, pairs_inside, rivals, spread, thinned, together, warn_of_many
 from manifests.vectors.store import Vectors
@@ -60,6 +61,40 @@ def test_more_pairs_than_the_limit_are_none():
         patch.setattr(copies, "FEW", 0)
         assert pairs_inside(z, found, 0.93, 5, scan) is None
     assert limit_of(10, 16) == 1_000_000 and limit_of(10**6, 16) == 16 * 10**6
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
+def test_pairs_of_two_known_rows_are_left_out(seed, share):
+    z, found = in_cells(seed, 150)
+    known = np.random.default_rng(seed).random(150) < share
+    a, b, score = by_definition(z, found, 0.93)
+    new = ~(known[a] & known[b])
+    for one, other in zip(pairs_inside(z, found, 0.93, 10**6, scan, known=known), (a[new], b[new], score[new]), strict=True):
+        np.testing.assert_array_equal(one, other)
+    home, nobody = found.home, np.empty(0, np.int64)
+    rank = np.lexsort((np.arange(150), ~known))  # known rows come first in keeper order
+    rank[rank] = np.arange(150)
+    every = rivals(z, Cells(home, nobody, nobody), 0.93, rank)
+    some = rivals(z, Cells(home, nobody, nobody), 0.93, rank, known)
+    wanted = {(x, y, s) for x, y, s in zip(*(column.tolist() for column in every), strict=True) if not known[y]}
+    assert set(zip(*(column.tolist() for column in some), strict=True)) == wanted
+
+
+def test_pairs_that_outgrow_the_memory_are_refused_with_what_they_need():
+    z, found = in_cells(0, 150)
+    count = len(by_definition(z, found, 0.93)[0])
+    needed = forecast.PAIR * 2 * count  # pairs across a border come twice at most
+    assert pairs_inside(z, found, 0.93, 10**6, scan, memory=needed) is not None
+    with pytest.raises(Refusal, match=r"dedup.semantic: some [\d,]+ pairs reach floor_cosine and need") as refused:
+        pairs_inside(z, found, 0.93, 10**6, scan, memory=needed // 8, where="dedup.semantic")
+    assert refused.value.slug == "does-not-fit"
+    first, rank = np.repeat([0, 50], 50), np.arange(100)
+    pairs = np.zeros(1, np.int64), np.full(1, 50), np.ones(1)
+    total = 50 * 50 + 2 * 50 * 49 // 2
+    assert len(spread(pairs, lambda: pairs, first, rank, 10**6, forecast.PAIR * total, "x")[0]) == total
+    with pytest.raises(Refusal, match="4,950 pairs"):
+        spread(pairs, lambda: pairs, first, rank, 10**6, forecast.PAIR * total - 1, "x")
 
 
 @settings(max_examples=25, deadline=None)
@@ -123,13 +158,17 @@ def test_equal_rows_stand_together_at_the_place_of_the_first():
     assert together(rank, np.array([4, 0]), np.array([1, 2]), np.array([True, False])).tolist() == [4, 0, 2, 3, 1]
 
 
-def test_the_warning_counts_no_plain_copies():
+def test_the_warning_counts_all_but_equal_vectors():
     cosine = np.full(1000, 0.96)
     with pytest.warns(UserWarning, match=r"dedup.semantic: 0.95 drops 100% of 1000 rows: 0% stand at 0.97 or closer to what stays, 0% at 0.99"):
         warn_of_many("dedup.semantic", cosine, 0.95)
+    with pytest.warns(UserWarning, match=r"drops 90% of 1000 rows: 90% stand at 0.97 or closer to what stays, 90% at 0.99, 10% have equal vectors"):
+        warn_of_many(
+            "dedup.semantic", np.select([np.arange(1000) < 100, np.arange(1000) < 900], [1.0, 0.995], np.nan), 0.95
+        )  # an encoder that collapsed
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_many("dedup.semantic", np.where(np.arange(1000) < 500, 0.999, np.nan), 0.95)
+        warn_of_many("dedup.semantic", np.where(np.arange(1000) < 600, 1.0, np.nan), 0.95)
         warn_of_many("dedup.semantic", np.where(np.arange(1000) < 500, 0.96, np.nan), 0.95)
-        warn_of_many("dedup.semantic", cosine[:999], 0.95)
+        warn_of_many("dedup.semantic", cosine[:99], 0.95)
         warn_of_many("dedup.semantic", np.empty(0), 0.95)

@@ -3,7 +3,20 @@
 import pytest
 
 from manifests.errors import Refusal
-from manifests.vectors.forecast import Forecast, Rates, cover, facility, farthest, measured, neighbours, pairs, require, size
+from manifests.vectors.forecast import (
+    Forecast,
+    Rates,
+    clustered,
+    cover,
+    facility,
+    farthest,
+    inside_clusters,
+    measured,
+    neighbours,
+    pairs,
+    require,
+    size,
+)
 
 
 def test_seconds_are_counts_over_rates():
@@ -43,6 +56,17 @@ def test_the_memory_that_facility_location_asks_for_suffices(rows, asked):
     needed = facility(rows, 100, 64, asked).memory
     assert facility(rows, 100, 64, needed).memory <= needed
     assert needed <= asked or facility(rows, 100, 64, 0).memory > asked  # its lists are never what does not fit
+
+
+def test_clusters_count_what_they_hold():
+    """Memory that was measured of `dedup.semantic` and `reduce.density` (`bench_semantic.py`): never more than the forecast, and no less than two thirds of it."""
+    measured_mib = {(50_000, 512, 224): 105, (200_000, 512, 447): 130, (1_000_000, 512, 1000): 304, (100_000, 128, 316): 54}
+    for (rows, dim, clusters), mib in measured_mib.items():
+        assert 1 <= inside_clusters(rows, dim, clusters).memory / (mib << 20) <= 1.5
+    for (rows, dim, clusters), mib in {(50_000, 512, 100): 92, (200_000, 512, 100): 127, (100_000, 128, 100): 36}.items():
+        assert 1 <= clustered(rows, dim, clusters).memory / (mib << 20) <= 1.5
+    for (rows, dim, clusters), mib in {(20_000, 512, 141): 88, (50_000, 512, 224): 107}.items():
+        assert 1 <= inside_clusters(rows, dim, clusters, 100, 256, visits=0).memory / (mib << 20) <= 1.5
 
 
 def test_size():

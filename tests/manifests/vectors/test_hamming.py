@@ -132,6 +132,15 @@ def test_slices_windows_and_blocks_of_the_base_reach_no_pair(width, monkeypatch)
     assert pairs(codes, 5, base) == oracle(codes, 5, base)
 
 
+@pytest.mark.parametrize("radius", [2, 9])
+def test_the_smaller_side_is_looked_up_in_the_larger(radius):
+    rng = np.random.default_rng(radius)
+    codes = rng.integers(0, 256, (300, 8), np.uint8)
+    base = codes[::50] ^ rng.integers(0, 2, (6, 8), np.uint8)
+    for few, many in ((base, codes), (codes, base)):
+        assert pairs(few, radius, many) == oracle(few, radius, many)
+
+
 def test_threads_give_the_same_pairs_in_the_same_order(monkeypatch):
     codes = np.random.default_rng(2).integers(0, 256, (3000, 8), np.uint8)
     codes[1500:] = codes[:1500] ^ np.uint8(1)
@@ -146,7 +155,9 @@ def test_threads_give_the_same_pairs_in_the_same_order(monkeypatch):
 
 
 def test_seconds_are_those_of_the_quicker_way():
-    assert hamming.seconds(1000, None, 64, 64) == pytest.approx(1000 * 1000 / 2 * hamming.BRUTE * 1e-9)
+    compared = 1000 * 1000 / 2 * hamming.BRUTE * 1e-9
+    assert hamming.seconds(1000, None, 64, 64, sorting=False) == pytest.approx(compared)
+    assert hamming.seconds(1000, None, 64, 64) == pytest.approx(compared + 1000 * hamming.SORT * 1e-9)
     ten_million = hamming.seconds(10_000_000, None, 8, 64)
     assert 30 < ten_million < 900  # 1.4 days where all are counted
     assert ten_million < hamming.seconds(10_000_000, 80_000_000, 8, 64) < 16 * ten_million

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.vectors import neighbours
-from manifests.vectors.neighbours import knn
+from manifests.vectors.neighbours import knn, pairs_within
 from manifests.vectors.store import Vectors, normalised
 from tests.strategies import exact_unit_vectors, noisy_unit_vectors
 
@@ -77,3 +77,17 @@ def test_nothing_to_find():
     assert (knn(some, empty, 3)[1] == -1).all()
     score, row = knn(some, some.subset(np.array([2])), 3)
     assert row[:, 0].tolist() == [0] * 4 and (row[:, 1:] == -1).all() and np.isneginf(score[:, 1:]).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(z=exact_unit_vectors(), base=exact_unit_vectors(), floor=st.sampled_from([-1.0, -0.5, 0.0, 0.25, 0.5, 1.0]), tile=st.integers(1, 5))
+def test_all_pairs_within_a_cosine(z, base, floor, tile):
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "RANGE", tile)
+        patch.setattr(neighbours, "BASE", tile + 1)
+        for query, row, cosine in pairs_within(Vectors.of(z), Vectors.of(base), floor):
+            for pair in zip(query.tolist(), row.tolist(), strict=True):
+                assert pair not in found
+            found |= dict(zip(zip(query.tolist(), row.tolist(), strict=True), cosine.tolist(), strict=True))
+    assert found == {(i, j): float(a @ b) for i, a in enumerate(z) for j, b in enumerate(base) if a @ b >= floor}

@@ -65,3 +65,9 @@ def test_equal_rows_are_those_of_the_same_bytes(z):
     first = equal_rows(Vectors.of(z))
     for i in range(len(z)):
         assert first[i] == next(j for j in range(len(z)) if (z[j] == z[i]).all())
+
+
+def test_a_negative_zero_is_a_zero():
+    z = np.zeros((4, 3))
+    z[:, 0], z[1, 1], z[3, 2] = 1, -0.0, 0.5
+    assert equal_rows(Vectors.of(z)).tolist() == [0, 0, 0, 3]
