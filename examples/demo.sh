@@ -13,7 +13,6 @@ bash examples/get_fashion.sh demo/fashion                                       
 python examples/plant.py demo/fashion --to demo/pools --seed "$SEED"              # 40 % wrong labels, copies, junk, broken files, leaked test images
 curate build examples/messy.yaml --pool demo/pools/messy --out demo/messy         # leakage, quality, exact and near copies, labels: ledger and shards
 pretrain compare examples/plan.yaml --run demo/messy                              # full, random, random_clean, kept, untrained, raw pixels; 5 seeds
-curate replay demo/messy --sweep                                                  # the same run at other limits, for the report's sliders
 manifests report demo/messy                                                       # the funnel, every drop beside its witness, truth, verdict
 
 # The same on the clean pool: the default rule, and a blunt cut to 30 %.
