@@ -197,10 +197,13 @@ def recorded_by(stored: Stored, asked: dict[str, str], whole: bool, seed: int) -
 
 def _of_all_rows(stored: Stored, stage: ResolvedStage, rows: np.ndarray, seed: int) -> str:
     """Why the run would have found other pairs, where pairs follow from all rows together and not from two alone; or nothing."""
-    if not getattr(inspect.getmodule(stage.function), "PAIRS_OF_ALL_ROWS", False):
+    module = inspect.getmodule(stage.function)
+    if not getattr(module, "PAIRS_OF_ALL_ROWS", False):
         return ""
     before = stored.stages[stage.id]
-    for name, then, now in (("within", before.within, stage.within), ("seed", stored.recipe.seed, seed)):
+    moved = [("within", before.within, stage.within), ("seed", stored.recipe.seed, seed)]
+    moved += [("protect", before.protect, stage.protect)] if getattr(module, "PAIRS_BY_KEEPER", False) else []
+    for name, then, now in moved:
         if then != now:
             return f"its pairs follow from all rows together, and they were found with {name} {then} where it is {now} now"
     fewer = int(_judged_then(stored, before).sum()) - len(rows)

@@ -25,6 +25,7 @@ WRITES = {
 MOVES = {"min_score": "floor_score", "min_area": ""}
 VECTORS_MAY_BE_MISSING = True  # hashes and other vectors still propose
 PAIRS_OF_ALL_ROWS = True  # of fewer rows other candidates are proposed: a replay is approximate then
+PAIRS_BY_KEEPER = True  # in a crowd of one hash rows meet the first in keeper order: other protected rows, other pairs
 QUERIES = 8192  # rows whose neighbours are sought in one round
 PAIRS = 1024  # pairs that are verified in one round
 CROWD, HEADS = 8, 2  # of more rows than CROWD with one hash the further ones are paired with the first HEADS alone
@@ -57,7 +58,9 @@ def copies(
     Guarantee   every dropped row is registered upon the kept row it names, and what was done is written. A border of one colour is off before two pictures are compared,
                 so a frame is no evidence. Blocks are compared in whole numbers; what shows too little for blocks, such as a blurred picture, is compared as a whole. Where
                 the two lie over each other is proposed by OpenCV's key points and by areas that look alike, which may differ by a machine's vector instructions: same
-                bytes on the same kind of processor. A pair that no hash and no vector proposes is not found. Figures by kind of copy: docs/BENCHMARKS.md
+                bytes on the same kind of processor. A pair that no hash and no vector proposes is not found; and
+                of more than 8 rows with one hash the further ones meet the first 2 of them alone, so a copy can stay in a crowd of like hashes: dedup.exact and
+                dedup.perceptual before it thin these. Figures by kind of copy: docs/BENCHMARKS.md
     Source      ours; key points by Lowe 2004 (SIFT, as OpenCV gives it)
     hashes      columns of hashes of the eight turns, unturned first, whole and without a border of one colour. Alone they propose what keeps its frame:
                 formats, scale, turns, mirrors, colour, blur, most borders; but of text boxes and crops a third (half to two thirds at max_distance 14), and no
