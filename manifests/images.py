@@ -9,6 +9,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,16 +131,7 @@ def decode(data: bytes | memoryview, *, min_side: int | None = None, gray: bool 
 
 def values(data: bytes | memoryview) -> np.ndarray:
     """(h, w) or (h, w, c) as stored: every bit and channel, colours for a palette, of an animation the first frame. Raises `Undecodable`."""
-    kind = _sniff(data)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            picture = _open(data, kind)
-            _check_size(*picture.size)
-            picture.load()
-            return np.asarray(picture.convert("RGBA") if picture.mode in ("P", "PA") or "transparency" in picture.info else picture)
-    except BROKEN as error:
-        raise Undecodable("undecodable") from error
+    return _with_pillow(data, _sniff(data), lambda p: np.asarray(p.convert("RGBA") if p.mode in ("P", "PA") or "transparency" in p.info else p))
 
 
 def shrink(pixels: np.ndarray, min_side: int | None = None) -> np.ndarray:
@@ -236,13 +228,18 @@ def _decode_jpeg(data: bytes | memoryview, min_side: int) -> np.ndarray:
 
 
 def _decode_with_pillow(data: bytes | memoryview, kind: str, window: Window | None = None) -> np.ndarray:
+    return _with_pillow(data, kind, lambda picture: _rgb(picture, window))
+
+
+def _with_pillow(data: bytes | memoryview, kind: str, take: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """What `take` makes of the loaded picture. Raises `Undecodable`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             picture = _open(data, kind)
             _check_size(*picture.size)
             picture.load()
-            return _rgb(picture, window)
+            return take(picture)
     except BROKEN as error:
         raise Undecodable("undecodable") from error
 

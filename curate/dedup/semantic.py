@@ -50,7 +50,7 @@ def semantic(
                 are ours
     vectors     a vector column, (n, d) float16, unit length
     min_cosine  from -1 to 1. Semantic encoders do not tell a copy from a look-alike (two frames, two products on white): look at the pairs in the report before
-                lowering it (the default lost one unique photograph of 210 by an ImageNet encoder, 0.95 lost two). More than half of a pool gone beside plain copies is warned of
+                lowering it (the default lost one unique photograph of 210 by an ImageNet encoder, 0.95 lost two). More than half of a pool gone beside equal vectors is warned of
     keep        instead of min_cosine: how many to keep at most, a count (10000) or a fraction of the live rows (0 < 0.3 <= 1). A threshold on the grid i / 8192 from
                 `floor_cosine` up is found by bisection: it keeps no more than this, the next one keeps more. A lower one may keep more too (a row that leaves may
                 free others), so it need not be the only one. Rows with equal vectors always meet

@@ -86,12 +86,13 @@ def images(
     Guarantee   a pool that is the evaluation pool is dropped whole. The edges name every evaluation sample that is hit, by whom, how close and how, also where a
                 row shows several. At 28 pixels: precision 0.99, recall 0.97 on re-encoded test images. A picture that cannot be decoded at low resolution has its
                 pixel hash alone. Numbers of verified copies are the same on the same kind of processor (see dedup.copies)
+                The same pixels are the same 8 bits of colour on white: deep grey or transparency that differs beyond that leaks too
     Source      both tests and their limits were set against planted leaks (Fashion-MNIST); verified copies: `dedup.copies`
     against     evaluation pools
     hash        the column of pixel hashes
     views       the column of hashes of the eight turns, unturned first
     trimmed     the same without the border
-    max_distance, max_rms, min_contrast, turned, side    as in dedup.perceptual
+    max_distance, max_rms, min_contrast, turned, side    as in dedup.perceptual; `turned` counts for verified copies too
     vectors     a vector column, of an encoder that both pools were measured with; it proposes copies, and decides with `min_cosine`. A row, or a sample of the
                 evaluation pool, that has none is judged in the other ways
     min_cosine  from -1 to 1; null = vectors alone decide nothing, for encoders do not tell a copy from a look-alike. 0.9 and above with a copy encoder
@@ -384,7 +385,7 @@ def _copies(
         for pair in some.tolist():
             left, right = tests(int(v[pair])), own(int(u[pair]))
             match = None if left is None or right is None else register(left, right)
-            if match is not None and match.score >= floor and _shown(match) >= search.min_area:
+            if match is not None and match.score >= floor and _shown(match) >= search.min_area and (search.turned or match.turn == 0):
                 hits.append((pair, match.row))
         more = np.array([row for _, row in hits], np.float64).reshape(-1, len(FIELDS))
         return np.concatenate([found, np.array([pair for pair, _ in hits], np.int64)]), np.concatenate([seen, more]), done + len(some)
@@ -417,7 +418,7 @@ def _proposed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of groups that hashes within `loose_distance` bits of 64 or the nearest vectors propose, each once, but for those with the same pixels."""
     (my_looks, my_codes, my_code), (their_looks, their_codes, their_code) = looks
-    u, v, _ = candidates(my_codes, their_codes, search.loose_distance * my_codes.shape[1] // (8 * TURNS), turned=True)
+    u, v, _ = candidates(my_codes, their_codes, search.loose_distance * my_codes.shape[1] // (8 * TURNS), turned=search.turned)
     width = max(len(theirs), 1)
     keys, count = [np.empty(0, np.int64)], 0
     for a, b, _ in members(my_code, u, v, their_code):

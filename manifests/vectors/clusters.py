@@ -68,7 +68,7 @@ def _far_apart(z: Vectors, k: int, rng: np.random.Generator, among: int) -> np.n
         if reach[-1]:
             chosen.append(int(np.searchsorted(reach, rng.integers(reach[-1]), side="right")))
         else:  # all others equal one that is chosen
-            chosen.append(int(np.setdiff1d(np.arange(len(rows)), chosen)[0]))
+            chosen += np.setdiff1d(np.arange(len(rows)), chosen)[: k - len(chosen)].tolist()
     return rows[chosen]
 
 

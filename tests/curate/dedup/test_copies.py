@@ -253,8 +253,9 @@ def test_what_does_not_fit_or_makes_no_sense_is_refused():
         with pytest.raises(Refusal, match="bad-value"):
             copies(pool, **wrong)
     pool._table = pool._table.append_column("short", pa.array([b"abc"] * 2, pa.binary(3)))
-    with pytest.raises(Refusal, match="bad-value"):
-        copies(pool, hashes=["short"])
+    for no_hash_of_eight_turns in ("short", "pixels_hash", "inner_pixels"):
+        with pytest.raises(Refusal, match=r"hashes.*bytes wide.*\[bad-value\]"):
+            copies(pool, hashes=[no_hash_of_eight_turns])
 
 
 def test_an_empty_pool_and_a_pool_of_strangers():

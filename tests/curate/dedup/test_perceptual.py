@@ -172,7 +172,7 @@ def test_what_does_not_fit_or_makes_no_sense_is_refused():
         perceptual(pool)
     with pytest.raises(Refusal, match=r"thumbnails of 2 rows.*\[does-not-fit\]"):
         perceptual(picture_pool([png(PICTURES[0])] * 2, memory=90 << 20), side=4096)
-    for wrong in ({"side": 30}, {"floor_rms": 3.0}):
+    for wrong in ({"side": 30}, {"floor_rms": 3.0}, {"max_rms": -3.0}, {"max_distance": -1}, {"max_distance": 257}, {"min_contrast": -1.0}):
         with pytest.raises(Refusal, match="bad-value"):
             perceptual(pool, **wrong)
 

@@ -346,3 +346,14 @@ def test_hashes_of_two_lengths_are_refused():
     pool = picture_pool([png(PICTURES[0])], evaluations=tests, odd=np.zeros((1, 16), np.uint8))
     with pytest.raises(Refusal, match="odd holds 16 bytes here and 8"):
         images(pool, against=["test"], hash="odd")
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_unturned_means_that_verified_copies_are_not_turned_either(turned):
+    """A crop that was turned as well is no near picture; it leaks as a verified copy only where turned ones count."""
+    photo = test_copies.PHOTOS[0]
+    mine = [png(np.rot90(photo)[20:190, 15:160]), test_copies.edited(photo, "crop")]
+    pool = picture_pool(mine, evaluations={"test": picture_pool([png(photo)])})
+    got = images(pool, against=["test"], min_copied=0.4, loose_distance=64, turned=turned)
+    assert got.keep.tolist() == [not turned, False]
+    assert got.reason[1] == "copied_leak"

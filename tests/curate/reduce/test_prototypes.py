@@ -108,3 +108,14 @@ def test_bad_values_are_refused(bad):
 def test_more_than_the_memory_holds_is_refused():
     with pytest.raises(Refusal, match=r"reduce.prototypes: needs .*\[does-not-fit\]"):
         prototypes(unit_pool(np.eye(4), np.arange(4), memory=10 << 20), vectors="z", keep=Share(count=2))
+
+
+def test_a_floor_is_not_a_row_short_for_want_of_a_binary_fraction():
+    """0.29 of 100 is 29 of each class, though 0.29 * 100 is a little less in floating point."""
+    angle = np.concatenate([np.linspace(0, 0.01, 600), np.linspace(2, 2.1, 100)])
+    z, group = np.stack([np.cos(angle), np.sin(angle)], 1), np.repeat([0, 1], [600, 100])
+    assert int(0.29 * 200 / 2) == 28
+    got = prototypes(
+        unit_pool(z, np.arange(700), {"group": group}), vectors="z", keep=Share(count=200), by="group", floor=0.29, clusters=1, end="easy"
+    )
+    assert np.bincount(group[got.keep]).tolist() == [171, 29]

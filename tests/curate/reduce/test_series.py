@@ -115,6 +115,11 @@ def test_a_floor_below_the_threshold_is_refused(most, floor):
         series(pool_of(dhash=np.zeros((2, 8), np.uint8), p=["x"] * 2, key=["1", "2"]), group="p", max_distance=most, floor_distance=floor)
 
 
+def test_codes_that_are_no_hashes_are_refused():
+    with pytest.raises(Refusal, match=r"codes: label holds no hashes.*\[bad-value\]"):
+        series(pool_of(label=[3, 4], p=["x"] * 2, key=["1", "2"]), group="p", codes="label")
+
+
 def test_more_pairs_than_the_memory_holds_are_refused_before_they_are_looked_for():
     crowd = np.zeros((2000, 8), np.uint8)
     many = {"dhash": crowd, "p": ["x"] * 2000, "key": [str(i) for i in range(2000)]}
