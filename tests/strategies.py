@@ -28,10 +28,11 @@ def uids(order: "np.ndarray | list[int]") -> np.ndarray:
 
 
 def unit_pool(
-    z: np.ndarray, order: "np.ndarray | list[int]", columns: dict | None = None, fixed: np.ndarray | None = None, memory: int = 1 << 30
-) -> Pool:
+    z: np.ndarray, order: "np.ndarray | list[int]", columns: dict | None = None, fixed: np.ndarray | None = None, memory: int = 1 << 30,
+    device: str = "cpu",
+) -> Pool:  # fmt: skip
     """A pool with the vector column "z" and uids in the order `order`."""
-    return Pool(uids(order), columns, {"z": Vectors.of(z)}, fixed=fixed, memory=memory)
+    return Pool(uids(order), columns, {"z": Vectors.of(z)}, fixed=fixed, memory=memory, device=device)
 
 
 def noisy_unit_vectors(seed: int, n: int, dim: int, groups: int, spread: float) -> np.ndarray:

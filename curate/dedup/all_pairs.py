@@ -68,16 +68,16 @@ def _find(pool: Pool, stored: Vectors, threshold: float, prefer: builtins.list[P
     rank = pool.keeper_order(prefer)
     order = np.argsort(rank)
     z, fixed, limit = _at_hand(stored.subset(order), pool.memory), pool.fixed[order], limit_of(len(pool), max_edges)
-    first = equal_rows(z)
+    first = equal_rows(z, pool.device)
     heads = np.flatnonzero(first == np.arange(len(z)))  # one of each set of equal rows, the first in keeper order
-    heads_z, heads_fixed, m = z.subset(heads), fixed[heads], len(heads)
+    heads_z, heads_fixed, m = z if len(heads) == len(z) else z.subset(heads), fixed[heads], len(heads)
 
     is_known = pool.known(np.searchsorted(heads, first), order)
 
-    made = products(heads_z, BLOCK, pool.device)
+    made, everyone = products(heads_z, BLOCK, pool.device), np.arange(m)
 
     def compare_block(state: State) -> State:
-        return _compare_block(heads_z, made, heads_fixed, is_known, state, threshold, floor, limit, max_edges)
+        return _compare_block(heads_z, made, heads_fixed, is_known, everyone, state, threshold, floor, limit, max_edges)
 
     nobody = np.empty(0, np.int32)
     start = np.ones(m, bool), np.full(m, -1, np.int64), nobody, nobody, np.zeros(2, np.int64)
@@ -105,11 +105,13 @@ def _at_hand(z: Vectors, memory: int) -> Vectors:
 
 
 def _compare_block(
-    z: Vectors, made: OnCpu | OnDevice, fixed: np.ndarray, known: np.ndarray, state: State, threshold: float, floor: float, limit: int, max_edges: int
-) -> State:
+    z: Vectors, made: OnCpu | OnDevice, fixed: np.ndarray, known: np.ndarray, everyone: np.ndarray, state: State, threshold: float, floor: float, limit: int,
+    max_edges: int,
+) -> State:  # fmt: skip
     """The next BLOCK rows against all rows before them; rows lie in keeper order. Two `known` rows are both kept, and their pair needs no record."""
     keep, witness, later, earlier, (done, is_crowd) = state
-    rows = np.arange(done, min(done + BLOCK, len(z)))
+    done = int(done)
+    rows = everyone[done : done + BLOCK]
     best, by = np.full(len(rows), -np.inf), np.full(len(rows), -1, np.int64)
     found, filled, count = [(later, earlier)], np.zeros(len(rows), np.int64), len(later)
 
@@ -141,7 +143,7 @@ def _compare_block(
                 np.minimum(filled, max_edges, out=filled)
 
     is_old = known[rows].all()
-    for tile in made.tiles(rows, np.flatnonzero(~known[: int(done)]) if is_old else np.arange(done), floor):
+    for tile in made.tiles(rows, np.flatnonzero(~known[:done]) if is_old else everyone[:done], floor):
         top = tile.scores.max(1)
         note(tile, top)
         hear(tile, np.flatnonzero(top >= threshold - made.error))

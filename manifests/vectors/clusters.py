@@ -11,7 +11,7 @@ import numpy as np
 from manifests.errors import Refusal
 from manifests.memory import enough
 from manifests.vectors.store import Vectors, float32_error, normalised
-from manifests.vectors.tiles import near_the_top
+from manifests.vectors.tiles import near_the_top, to_device
 
 BLOCK = 4096
 SOUGHT = 64  # rows a centre among which k-means++ seeks its start
@@ -106,8 +106,8 @@ def _placed(z: Vectors, centres: Vectors, reach: np.ndarray | None, device: str)
     """Block after block: its rows; the home cluster of each; (row, cluster) of the visits: other clusters whose cosine falls short of the home's by at most
     `reach[home, cluster]` (k, k) float64. float32 proposes; rows with two nearly nearest centres, and visits on the brink, are decided by float64."""
     k, slack = len(centres), 3 * float32_error(z.dim)
-    base, everyone = centres.unit(slice(0, k)), np.arange(k)
-    wide = None if reach is None else (reach + slack).astype(np.float32)
+    base, everyone = to_device(centres.unit(slice(0, k)), device), np.arange(k)
+    wide = None if reach is None else to_device((reach + slack).astype(np.float32), device)
     exact_centres = centres.take64(everyone) if k else np.empty((0, z.dim))
     step = max(1, min(BLOCK, (1 << 23) // max(k, 1)))
     for start in range(0, len(z), step):

@@ -12,10 +12,12 @@ from manifests.errors import Refusal
 from manifests.memory import size as bytes_of
 from manifests.vectors.clusters import Cells
 from manifests.vectors.forecast import PAIR
+from manifests.vectors.products import OnDevice
 from manifests.vectors.store import Vectors, float32_error
 from manifests.vectors.tiles import closest, cosines, reaching
 
 HIGH, WIDE = 256, 4096  # rows and columns of a tile
+HIGH_THERE = 4096  # rows of one on a device
 TOGETHER = 64  # clusters of one round
 IMPLAUSIBLE = 0.5  # of all rows: more that leave as near copies is worth a warning
 ENOUGH = 100  # rows from which on a share says something
@@ -50,14 +52,14 @@ def pairs_inside(
     known    (n,) bool: a pair of two such rows is not looked for
     memory   bytes that pairs may take; raises `Refusal` [does-not-fit] where they need more, with what they need
     """
-    groups, idle = builtins.list(cells.each()), np.zeros(len(z), bool) if known is None else known
+    groups, idle, made = builtins.list(cells.each()), np.zeros(len(z), bool) if known is None else known, _made(z, device)
 
     def compare(state: State) -> State:
         a, b, score, (done, is_crowd) = state
         found = [(a, b, score)]
         count = len(a)
         for home, guests in groups[int(done) : int(done) + TOGETHER]:
-            for rows, r, columns, c, _ in _shared(z, home, guests, idle, floor, device):
+            for rows, r, columns, c, _ in _shared(z, home, guests, idle, floor, made):
                 is_crowd = is_crowd or count + len(r) > 2 * limit + FEW
                 if is_crowd:
                     break
@@ -93,22 +95,22 @@ def thinned(z: Vectors, cells: Cells, threshold: float, rank: np.ndarray, fixed:
     rows stay. Of each dropped row the `most` closest kept neighbours of better rank are given, ties in keeper order.
     Cost       a few times the products of `pairs_inside`, 2 bytes a row, and the pairs that are given
     """
-    groups = builtins.list(cells.each())
+    groups, made = builtins.list(cells.each()), _made(z, device)
     status = np.where(fixed, KEPT, OPEN).astype(np.int8)
     number = 0
     while (status == OPEN).any():
-        (status,) = once(f"round-{number}", functools.partial(_round, z, groups, threshold, rank, status, device))
+        (status,) = once(f"round-{number}", functools.partial(_round, z, groups, threshold, rank, status, made))
         number += 1
-    return once("witnesses", lambda: _stars(z, groups, threshold, rank, status, most, device))  # type: ignore[return-value]
+    return once("witnesses", lambda: _stars(z, groups, threshold, rank, status, most, made))  # type: ignore[return-value]
 
 
-def _round(z: Vectors, groups: list, threshold: float, rank: np.ndarray, status: np.ndarray, device: str) -> State:
-    beaten, waits, error = np.zeros(len(z), bool), np.zeros(len(z), bool), float32_error(z.dim)
+def _round(z: Vectors, groups: list, threshold: float, rank: np.ndarray, status: np.ndarray, made: OnDevice | None) -> State:
+    beaten, waits, error = np.zeros(len(z), bool), np.zeros(len(z), bool), made.error if made else float32_error(z.dim)
     for home, guests in groups:
         home, guests = home[status[home] != DROPPED], guests[status[guests] != DROPPED]
         if not ((status[home] == OPEN).any() or (status[guests] == OPEN).any()):
             continue
-        for rows, r, columns, c, score in _shared(z, home, guests, status == KEPT, threshold, device):
+        for rows, r, columns, c, score in _shared(z, home, guests, status == KEPT, threshold, made):
             sure = score > threshold + error
             unsure = np.flatnonzero(~sure)
             sure[unsure] = cosines(z, rows, r[unsure], columns, c[unsure]) >= threshold
@@ -123,12 +125,12 @@ def _round(z: Vectors, groups: list, threshold: float, rank: np.ndarray, status:
     return (after,)
 
 
-def _stars(z: Vectors, groups: list, threshold: float, rank: np.ndarray, status: np.ndarray, most: int, device: str) -> Pairs:
+def _stars(z: Vectors, groups: list, threshold: float, rank: np.ndarray, status: np.ndarray, most: int, made: OnDevice | None) -> Pairs:
     found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
     for home, guests in groups:
         everyone, is_gone, guest_gone = np.concatenate([home, guests]), status[home] == DROPPED, status[guests] == DROPPED
         for left, right in ((everyone[status[everyone] == KEPT], home[is_gone]), (guests[guest_gone], home[~is_gone])):
-            for rows, r, columns, c, _ in _tiles(z, left, right, threshold, device, triangle=False):
+            for rows, r, columns, c, _ in _tiles(z, left, right, threshold, made, triangle=False):
                 exact = cosines(z, rows, r, columns, c)
                 a, b = rows[r], columns[c]
                 swap = rank[a] > rank[b]
@@ -170,28 +172,36 @@ def rivals(z: Vectors, cells: Cells, floor: float, rank: np.ndarray, known: np.n
     return a, b, score
 
 
-def _shared(z: Vectors, home: np.ndarray, guests: np.ndarray, idle: np.ndarray, floor: float, device: str) -> Iterator[Tile]:
+def _made(z: Vectors, device: str) -> OnDevice | None:
+    """Where a device proposes pairs, in float16; on the CPU it is float32, block by block."""
+    return None if device == "cpu" else OnDevice(z, device)
+
+
+def _shared(z: Vectors, home: np.ndarray, guests: np.ndarray, idle: np.ndarray, floor: float, made: OnDevice | None) -> Iterator[Tile]:
     """The tiles of a cell, everyone with the rows at home and each pair once, but for pairs of two `idle` (n,) bool rows."""
     busy, others = home[~idle[home]], home[idle[home]]
-    yield from _tiles(z, np.concatenate([busy, others, guests]), busy, floor, device, triangle=True)
-    yield from _tiles(z, guests[~idle[guests]], others, floor, device, triangle=False)
+    yield from _tiles(z, np.concatenate([busy, others, guests]), busy, floor, made, triangle=True)
+    yield from _tiles(z, guests[~idle[guests]], others, floor, made, triangle=False)
 
 
-def _tiles(z: Vectors, rows: np.ndarray, columns: np.ndarray, floor: float, device: str, *, triangle: bool) -> Iterator[Tile]:
-    """Tile after tile: its rows, r, its columns, c, and the float32 cosines of all pairs (rows[r], columns[c]) that may reach `floor`.
+def _tiles(z: Vectors, rows: np.ndarray, columns: np.ndarray, floor: float, made: OnDevice | None, *, triangle: bool) -> Iterator[Tile]:
+    """Tile after tile: its rows, r, its columns, c, and the proposed cosines of all pairs (rows[r], columns[c]) that may reach `floor`.
 
     triangle    `columns` are the first of `rows`: each pair comes once, and none of a row with itself
     """
-    error = float32_error(z.dim)
+    high = HIGH_THERE if made else HIGH
     for left in range(0, len(columns), WIDE):
         some = columns[left : left + WIDE]
-        base = z.unit(some)
-        for top in range(left if triangle else 0, len(rows), HIGH):
-            block = rows[top : top + HIGH]
-            at_home = triangle and left <= top and top + len(block) <= left + len(some)
-            unit = base[top - left : top - left + len(block)] if at_home else z.unit(block)
+        base = some if made else z.unit(some)
+        for top in range(left if triangle else 0, len(rows), high):
+            block = rows[top : top + high]
             wide = min(len(some), top + len(block) - left) if triangle else len(some)
-            r, c, score = reaching(unit, base[:wide], floor - error, device)
+            if made:
+                r, c, score = made.pairs(block, some[:wide], floor)
+            else:
+                at_home = triangle and left <= top and top + len(block) <= left + len(some)
+                unit = base[top - left : top - left + len(block)] if at_home else z.unit(block)
+                r, c, score = reaching(unit, base[:wide], floor - float32_error(z.dim))
             if triangle:
                 earlier = c + left < r + top
                 r, c, score = r[earlier], c[earlier], score[earlier]

@@ -7,10 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from manifests.vectors.store import Vectors, float32_error
+from manifests.vectors.tiles import to_device
 
 BLOCK = 4096  # columns of a tile on the CPU, and of one that comes back from a device
-WIDE = 1 << 17  # columns of a product on a device
+WIDE = 1 << 20  # columns of a product on a device, at most
 HELD = 0.5  # of a device's free memory: what the vectors may take there; where they do not fit they are sent block by block
+SENT = 1 << 16  # rows that are sent together
+A_SCORE = 16  # bytes on the device: two products, what is taken out of one, and a margin
+FEW = 1 << 22  # scores of a product that are fetched before the next one is begun
 
 
 class Tile(NamedTuple):
@@ -51,69 +55,100 @@ class OnCpu:
 class OnDevice:
     """float16 products with float32 sums, as matrix units make them; from the device come the rows and columns alone that hold a score near the floor or above.
 
+    device  as torch names it; "cpu:0" is the CPU by way of torch
     error   (Higham) two roundings of the factors, one of the result, d of the sum, each cut off rather than rounded
     """
 
-    def __init__(self, z: Vectors, device: str) -> None:
+    def __init__(self, z: Vectors, device: str, high: int = BLOCK) -> None:
         import torch
 
         self.z, self.device = z, device
         self.error = 2.0**-10 + 2.0**-11 + 2.0**-14 + 2 * float32_error(z.dim)
-        free = torch.cuda.mem_get_info()[0] if device.startswith("cuda") else 1 << 62
-        self.held = None
+        free, self.held = _free(device), None
         if 2 * len(z) * z.dim <= HELD * free:
             self.held = torch.empty((len(z), z.dim), dtype=torch.float16, device=device)
-            for first in range(0, len(z), 1 << 16):
-                at = slice(first, min(first + (1 << 16), len(z)))
-                self.held[at] = self._sent(at)
+            free -= 2 * len(z) * z.dim
+            square = np.empty(len(z))
+            for first in range(0, len(z), SENT):
+                at = slice(first, min(first + SENT, len(z)))
+                self.held[at], square[at] = self._sent(at)
+            z.square = square
+        self._wide = max(BLOCK, min(WIDE, free // (A_SCORE * max(1, min(high, len(z))))))
 
     def tiles(self, rows: np.ndarray, columns: np.ndarray, floor: float) -> Iterator[Tile]:
-        """As on the CPU, less what lies below `floor`."""
-        left = self._at(rows)
-        for first in range(0, len(columns), WIDE):
-            some = columns[first : first + WIDE]
-            with _whole_sums():
-                scores = left @ self._at(some).T
-            yield from self._near(scores, some, floor)
+        """As on the CPU, less what lies below `floor`. The device is at the next product while the caller looks at what the last one gave."""
+        left, low = self._at(rows), self._low(floor)
+        found: Iterator[Tile] = iter(())
+        for first in range(0, len(columns), self._wide):
+            some = columns[first : first + self._wide]
+            scores = self._product(left, self._at(some))
+            yield from found
+            found = self._near(scores, some, low)
+        yield from found
 
     def triangle(self, rows: np.ndarray, floor: float) -> Iterator[Tile]:
         """As on the CPU, less what lies below `floor`."""
         left = self._at(rows)
-        with _whole_sums():
-            scores = left @ left.T
+        scores = self._product(left, left)
         scores.masked_fill_(scores.new_ones(scores.shape).triu_().bool(), -2)
-        yield from self._near(scores, rows, floor)
+        yield from self._near(scores, rows, self._low(floor))
+
+    def pairs(self, rows: np.ndarray, columns: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(r, c, score float32) of all pairs (rows[r], columns[c]) that may reach `floor`, of so many as the device holds at once."""
+        scores = self._product(self._picked(rows), self._picked(columns))
+        r, c = (scores >= self._low(floor)).nonzero(as_tuple=True)
+        return r.cpu().numpy(), c.cpu().numpy(), scores[r, c].float().cpu().numpy()
+
+    def _low(self, floor: float) -> float:
+        return floor - self.error - 2.0**-11  # a float16 score is compared with this number's nearest float16
+
+    def _product(self, left: Any, right: Any) -> Any:
+        with _whole_sums():
+            return left @ right.T
 
     def _at(self, rows: np.ndarray) -> Any:
-        """(m, d) float16 of ascending rows, on the device."""
-        import torch
-
-        if self.held is None:
-            return self._sent(rows)
-        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        """(m, d) float16 unit vectors of ascending rows, on the device."""
+        if self.held is not None and len(rows) and rows[-1] - rows[0] + 1 == len(rows):
             return self.held[int(rows[0]) : int(rows[-1]) + 1]
-        return self.held[torch.from_numpy(rows).to(self.device)]
+        return self._picked(rows)
 
-    def _sent(self, rows: "np.ndarray | slice") -> Any:
-        import torch
+    def _picked(self, rows: np.ndarray) -> Any:
+        """The same for rows in any order."""
+        return self._sent(rows)[0] if self.held is None else self.held[to_device(rows, self.device)]
 
-        return torch.from_numpy(self.z.unit(rows)).to(self.device).half()
+    def _sent(self, rows: "np.ndarray | slice") -> tuple[Any, np.ndarray]:
+        """(m, d) float16 unit vectors on the device; (m,) float64 the squared lengths, exact on any machine."""
+        wide = to_device(self.z.stored(rows), "cpu:0" if self.device == "mps" else self.device).double()  # mps has no float64
+        square = (wide * wide).sum(1)
+        return (wide / square.clamp_min(1e-30).sqrt()[:, None]).half().to(self.device), square.cpu().numpy()
 
-    def _near(self, scores: Any, columns: np.ndarray, floor: float) -> Iterator[Tile]:
-        low = floor - self.error - 2.0**-11  # a float16 score is compared with this number's nearest float16
+    def _near(self, scores: Any, columns: np.ndarray, low: float) -> Iterator[Tile]:
+        """The rows and columns of a product that hold a score from `low` up; few are fetched now, many as they are asked for."""
         at = (scores.amax(1) >= low).nonzero()[:, 0]
         if not len(at):
-            return
+            return iter(())
         scores = scores[at]
         place = (scores >= low).any(0).nonzero()[:, 0]
         rows, places = at.cpu().numpy(), place.cpu().numpy()
-        for first in range(0, len(places), BLOCK):
-            yield Tile(rows, columns[places[first : first + BLOCK]], scores[:, place[first : first + BLOCK]].float().cpu().numpy())
+        tiles = (
+            Tile(rows, columns[places[first : first + BLOCK]], scores[:, place[first : first + BLOCK]].float().cpu().numpy())
+            for first in range(0, len(places), BLOCK)
+        )
+        return iter(list(tiles)) if len(rows) * len(places) <= FEW else tiles
+
+
+def _free(device: str) -> int:
+    """Bytes that are free there, memory that torch holds and does not use among them."""
+    import torch
+
+    if not device.startswith("cuda"):
+        return 1 << 62
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def products(z: Vectors, high: int, device: str = "cpu") -> OnCpu | OnDevice:
     """Where the cosines of `z` (n, d) are made, at most `high` rows of them at once."""
-    return OnCpu(z, high) if device == "cpu" else OnDevice(z, device)
+    return OnCpu(z, high) if device == "cpu" else OnDevice(z, device, high)
 
 
 @contextmanager

@@ -124,6 +124,11 @@ class Vectors:
             self._square = np.concatenate(parts) if parts else np.empty(0)
         return self._square
 
+    @square.setter
+    def square(self, found: np.ndarray) -> None:
+        """(n,) float64 from whoever has read the rows already: exact sums are the same on any machine."""
+        self._square = found
+
     def unit(self, rows: np.ndarray | slice) -> np.ndarray:
         """(m, d) float32: the rows scaled to length one (stored ones are off by the rounding to float16)."""
         block = self.stored(rows).astype(np.float32)

@@ -5,6 +5,7 @@ default a float32 product's.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -26,15 +27,16 @@ def reaching(block: np.ndarray, base: np.ndarray, floor: float, device: str = "c
 
 
 def near_the_top(
-    block: np.ndarray, base: np.ndarray, slack: float, reach: np.ndarray | None, device: str = "cpu"
+    block: np.ndarray, base: Any, slack: float, reach: Any, device: str = "cpu"
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """By float32: each row's best column and its score; (row, column, score) of all entries within `slack` of it, or within `reach[best, column]`."""
-    if device != "cpu":
-        import torch
+    """By float32: each row's best column and its score; (row, column, score) of all entries within `slack` of it, or within `reach[best, column]`.
 
+    base, reach    arrays, or for many blocks what `to_device` made of them
+    """
+    if device != "cpu":
         scores = _on_device(block, base, device)
         top, best = scores.max(1)
-        low = top[:, None] - (slack if reach is None else torch.from_numpy(reach).to(device)[best])
+        low = top[:, None] - (slack if reach is None else to_device(reach, device)[best])
         row, column = (scores >= low).nonzero(as_tuple=True)
         return best.cpu().numpy(), top.cpu().numpy(), row.cpu().numpy(), column.cpu().numpy(), scores[row, column].cpu().numpy()
     scores = block @ base.T
@@ -50,11 +52,22 @@ def near_the_top(
     return best, top, row, column, scores.reshape(-1)[at]
 
 
-def _on_device(block: np.ndarray, base: np.ndarray, device: str):  # type: ignore[no-untyped-def]  # a torch tensor, and torch is not imported at the top
+def _on_device(block: np.ndarray, base: Any, device: str) -> Any:
     import torch
 
     assert not torch.backends.cuda.matmul.allow_tf32, "TF32 is coarser than float32_error"
-    return torch.from_numpy(block).to(device) @ torch.from_numpy(base).to(device).T
+    return to_device(block, device) @ to_device(base, device).T
+
+
+def to_device(values: Any, device: str) -> Any:
+    """A tensor of `values`, an array or a tensor, on `device`; of mapped arrays torch wants a copy that may be written. On the CPU an array stays what it is."""
+    if device == "cpu":
+        return values
+    import torch
+
+    if isinstance(values, np.ndarray):
+        values = torch.from_numpy(values if values.flags.writeable else values.copy())
+    return values.to(device)
 
 
 def cosines(z: Vectors, rows: np.ndarray, r: np.ndarray, columns: np.ndarray, c: np.ndarray) -> np.ndarray:
@@ -107,14 +120,14 @@ def _some_rows(wanted: np.ndarray, width: int) -> Iterator[np.ndarray]:
         yield hit[start : start + step]
 
 
-def equal_rows(z: Vectors) -> np.ndarray:
+def equal_rows(z: Vectors, device: str = "cpu") -> np.ndarray:
     """(n,) int64: for each row the first row with the same values (itself where there is none before). A 64-bit sum proposes, the values decide."""
     n = len(z)
     factors = np.random.Generator(np.random.Philox(0)).integers(0, 1 << 63, z.dim, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    sums = np.empty(n, np.uint64)
-    for start in range(0, n, 4096):
-        at = slice(start, min(start + 4096, n))
-        sums[at] = (_bits(z.stored(at)) * factors).sum(1, dtype=np.uint64)
+    sums, step = np.empty(n, np.uint64), 4096 if device == "cpu" else 1 << 16
+    for start in range(0, n, step):
+        at = slice(start, min(start + step, n))
+        sums[at] = _sums(z.stored(at), factors, device)
     _, index, inverse = np.unique(sums, return_index=True, return_inverse=True)
     first = index[inverse].astype(np.int64)
     again = np.flatnonzero(first != np.arange(n))
@@ -123,6 +136,16 @@ def equal_rows(z: Vectors) -> np.ndarray:
         same = (_bits(z.stored(rows)) == _bits(z.stored(first[rows]))).all(1)
         first[rows[~same]] = rows[~same]
     return first
+
+
+def _sums(values: np.ndarray, factors: np.ndarray, device: str) -> np.ndarray:
+    """(m,) uint64: whole numbers overflow alike, here and on a device, with a sign and without."""
+    if device == "cpu":
+        return (_bits(values) * factors).sum(1, dtype=np.uint64)
+    bits = to_device(values.view(np.int16), device)
+    bits = bits.masked_fill(bits == -0x8000, 0).long().bitwise_and(0xFFFF)
+    found: np.ndarray = (bits * to_device(factors.view(np.int64), device)).sum(1).cpu().numpy()
+    return found.view(np.uint64)
 
 
 def _bits(values: np.ndarray) -> np.ndarray:

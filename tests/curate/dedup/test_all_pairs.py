@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,7 +43,7 @@ def check(z, uid, threshold, fixed, block, gap=0.02, device=False, **more):
         patch.setattr(products, "BLOCK", block)
         patch.setattr(products, "WIDE", 3 * block)
         if device:
-            patch.setattr(module, "products", lambda z, high, device: products.OnDevice(z, "cpu"))  # torch's form, on the CPU
+            patch.setattr(module, "products", lambda z, high, device: products.OnDevice(z, "cpu:0"))  # torch's form, on the CPU
         got = all_pairs(unit_pool(z, uid, fixed=fixed), vectors="z", min_cosine=threshold, floor_cosine=max(-1.0, threshold - gap), **more)
     order = keeper_order(z, uid, fixed)
     keep, witness, score, cosine = by_definition(z, order, threshold, fixed)
@@ -162,6 +163,7 @@ def test_streamed_vectors_give_the_same_and_too_little_memory_is_refused(monkeyp
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_gives_the_same():
     z, uid = noisy_unit_vectors(3, 20_000, 64, 400, 0.1), np.arange(20_000)
     want = all_pairs(unit_pool(z, uid), vectors="z")

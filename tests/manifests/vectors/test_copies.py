@@ -41,14 +41,15 @@ def by_definition(z, found, floor):
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 999), high=st.sampled_from([3, 256]), wide=st.sampled_from([9, 4096]))
-def test_every_pair_of_a_cell_comes_once(seed, high, wide):
+@given(seed=st.integers(0, 999), high=st.sampled_from([3, 256]), wide=st.sampled_from([9, 4096]), device=st.sampled_from(["cpu", "cpu:0"]))
+def test_every_pair_of_a_cell_comes_once(seed, high, wide, device):
     z, found = in_cells(seed, 150)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(copies, "HIGH", high)
+        patch.setattr(copies, "HIGH_THERE", high)
         patch.setattr(copies, "WIDE", wide)
         patch.setattr(copies, "TOGETHER", 2)
-        got = pairs_inside(z, found, 0.93, 10**6, scan)
+        got = pairs_inside(z, found, 0.93, 10**6, scan, device)
     for one, other in zip(got, by_definition(z, found, 0.93), strict=True):
         np.testing.assert_array_equal(one, other)
 

@@ -20,7 +20,7 @@ def vectors(kind: str) -> Vectors:
 
 
 @pytest.mark.parametrize("kind", ["noise", "one value", "wide"])
-@pytest.mark.parametrize("make", [lambda z: OnCpu(z, 7), lambda z: OnDevice(z, "cpu")], ids=["cpu", "device"])
+@pytest.mark.parametrize("make", [lambda z: OnCpu(z, 7), lambda z: OnDevice(z, "cpu:0")], ids=["cpu", "device"])
 @pytest.mark.parametrize("floor", [-1.0, 0.9, 0.999])
 def test_no_pair_above_the_floor_is_left_out_and_none_is_off_by_more_than_the_error(monkeypatch, make, kind, floor):
     monkeypatch.setattr(products, "BLOCK", 13)
@@ -39,7 +39,7 @@ def test_no_pair_above_the_floor_is_left_out_and_none_is_off_by_more_than_the_er
         assert (abs(seen - exact)[told] <= made.error).all()
 
 
-@pytest.mark.parametrize("make", [lambda z: OnCpu(z, 90), lambda z: OnDevice(z, "cpu")], ids=["cpu", "device"])
+@pytest.mark.parametrize("make", [lambda z: OnCpu(z, 90), lambda z: OnDevice(z, "cpu:0")], ids=["cpu", "device"])
 def test_a_triangle_holds_each_pair_once_and_no_row_with_itself(make):
     z = vectors("noise")
     made, rows = make(z), np.arange(20, 61)
@@ -56,9 +56,9 @@ def test_a_triangle_holds_each_pair_once_and_no_row_with_itself(make):
 
 def test_a_device_without_room_is_sent_the_blocks(monkeypatch):
     z = vectors("noise")
-    whole = scores_of(OnDevice(z, "cpu"))
+    whole = scores_of(OnDevice(z, "cpu:0"))
     monkeypatch.setattr(products, "HELD", 0.0)
-    sent = OnDevice(z, "cpu")
+    sent = OnDevice(z, "cpu:0")
     assert sent.held is None
     np.testing.assert_array_equal(scores_of(sent), whole)
 

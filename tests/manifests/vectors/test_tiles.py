@@ -10,15 +10,9 @@ from manifests.vectors.tiles import cosines, equal_rows, near_the_top, reaching
 from tests.strategies import exact_unit_vectors, noisy_unit_vectors
 
 
-@pytest.fixture(params=["cpu", "torch"])
-def device(request, monkeypatch):
+@pytest.fixture(params=["cpu", "cpu:0"])
+def device(request):
     """Also through torch, on its CPU."""
-    if request.param == "torch":
-        torch = pytest.importorskip("torch")
-        through = tiles._on_device
-        monkeypatch.setattr(tiles, "_on_device", lambda block, base, device: through(block, base, "cpu"))
-        to = torch.Tensor.to
-        monkeypatch.setattr(torch.Tensor, "to", lambda tensor, where: to(tensor, "cpu"))
     return request.param
 
 
@@ -65,9 +59,16 @@ def test_equal_rows_are_those_of_the_same_bytes(z):
     first = equal_rows(Vectors.of(z))
     for i in range(len(z)):
         assert first[i] == next(j for j in range(len(z)) if (z[j] == z[i]).all())
+    assert (equal_rows(Vectors.of(z), "cpu:0") == first).all()
 
 
 def test_a_negative_zero_is_a_zero():
     z = np.zeros((4, 3))
     z[:, 0], z[1, 1], z[3, 2] = 1, -0.0, 0.5
-    assert equal_rows(Vectors.of(z)).tolist() == [0, 0, 0, 3]
+    assert equal_rows(Vectors.of(z)).tolist() == equal_rows(Vectors.of(z), "cpu:0").tolist() == [0, 0, 0, 3]
+
+
+def test_a_device_sums_the_same_bits():
+    z = np.random.default_rng(0).integers(0, 1 << 16, (50, 7), dtype=np.uint16).view(np.float16)  # every sign and exponent
+    factors = np.random.default_rng(1).integers(0, 1 << 63, 7, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    np.testing.assert_array_equal(tiles._sums(z, factors, "cpu:0"), tiles._sums(z, factors, "cpu"))
