@@ -72,7 +72,7 @@ def _ask(pool: Pool, vectors: str, voters: np.ndarray, k: int, number: int) -> n
 
     def search() -> tuple[np.ndarray]:
         z = pool.vectors(vectors)
-        _, found = knn(z, z.subset(voters), k + 1, query_uid_rank=pool.uid_rank, base_uid_rank=pool.uid_rank[voters])
+        _, found = knn(z, z.subset(voters), k + 1, query_uid_rank=pool.uid_rank, base_uid_rank=pool.uid_rank[voters], device=pool.device)
         near = np.where(found >= 0, voters[found] if len(voters) else -1, -1)
         itself = near == np.arange(len(pool))[:, None]
         itself[:, -1] |= ~itself.any(1)  # one of the k + 1 goes: the row itself, else the farthest

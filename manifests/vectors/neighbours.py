@@ -5,15 +5,19 @@ whose k-th and first unproposed neighbour lie too close together for float32 is 
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from manifests.vectors.products import held
 from manifests.vectors.store import Vectors, float32_error, normalised
-from manifests.vectors.tiles import reaching
+from manifests.vectors.tiles import reaching, to_device
 
 QUERIES, BASE = 2048, 4096  # rows of a tile
+BASE_THERE = 1 << 17  # of one on a device that holds the base
 RANGE = 512  # queries of a tile of which every pair may be wanted
 SPARE = 16  # candidates beyond k
+TOGETHER = 256  # queries whose candidates a device decides at once
 
 
 def knn(
@@ -31,7 +35,7 @@ def knn(
     exclude_self      leave out the query itself: the base row of the same uid rank where both ranks are given, else of the same number
     query_uid_rank    (n,) int64, only for `exclude_self`
     base_uid_rank     (m,) int64: the order of the base's uids (default: its row order)
-    device            where float32 proposes: "cpu" (numpy) or a torch device
+    device            where float32 proposes: "cpu" (numpy) or a torch device, where float64 decides too if it holds the base (exact sums are the same anywhere)
 
     Returns score (n, k) float64, row (n, k) int64; where the base has fewer than k rows the rest is -inf and -1.
     Cost     n * m * d multiply-adds; 16 k bytes a query, and 2048 * 4096 float32 at work
@@ -46,8 +50,11 @@ def knn(
     for start in range(0, n, QUERIES):
         at = np.arange(start, min(start + QUERIES, n))
         block = queries.unit(slice(start, at[-1] + 1))
-        low, proposed = _propose(block, base, width) if device == "cpu" else _propose_torch(block, base, width, device)
-        exact = queries.cosine(np.repeat(at, width), base, proposed.reshape(-1)).reshape(proposed.shape)
+        if device == "cpu":
+            low, proposed = _propose(block, base, width)
+            exact = queries.cosine(np.repeat(at, width), base, proposed.reshape(-1)).reshape(proposed.shape)
+        else:
+            low, proposed, exact = _propose_torch(queries, at, block, base, width, device)
         exact[proposed == own[at, None]] = -np.inf
         order = np.lexsort((rank[proposed], -exact), axis=1)[:, :k]
         here, found = np.take_along_axis(exact, order, 1), np.take_along_axis(proposed, order, 1)
@@ -70,7 +77,7 @@ def _self_rows(n: int, m: int, query_rank: np.ndarray | None, base_rank: np.ndar
     return np.where(base_rank[order[at]] == query_rank, order[at], -1)
 
 
-def _tiles(base: Vectors) -> Iterator[tuple[int, np.ndarray]]:
+def _tiles(base: Vectors) -> Iterator[tuple[int, Any]]:
     for start in range(0, len(base), BASE):
         yield start, base.unit(slice(start, min(start + BASE, len(base))))
 
@@ -101,21 +108,35 @@ def _propose(block: np.ndarray, base: Vectors, width: int) -> tuple[np.ndarray, 
     return top.min(1), row
 
 
-def _propose_torch(block: np.ndarray, base: Vectors, width: int, device: str) -> tuple[np.ndarray, np.ndarray]:
-    """`_propose` on a torch device."""
+def _propose_torch(
+    queries: Vectors, at: np.ndarray, block: np.ndarray, base: Vectors, width: int, device: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`_propose` on a torch device for the query rows `at`, which are `block` in float32; and (b, width) float64 the cosines of what is proposed."""
     import torch
 
     assert not torch.backends.cuda.matmul.allow_tf32, "TF32 is coarser than float32_error"
-    query = torch.from_numpy(block).to(device)
+    query, there = to_device(block, device), held(base, device)
     top = torch.full((len(block), 0), -torch.inf, device=device)
     row = torch.zeros((len(block), 0), dtype=torch.int64, device=device)
-    for start, tile in _tiles(base):
-        scores = query @ torch.from_numpy(tile).to(device).T
-        best, at = scores.topk(min(width, scores.shape[1]), dim=1)
-        top, row = torch.cat([top, best], 1), torch.cat([row, at + start], 1)
-        top, at = top.topk(min(width, top.shape[1]), dim=1)
-        row = row.gather(1, at)
-    return top.min(1).values.cpu().numpy(), row.cpu().numpy()
+    for start, tile in _tiles(base) if there is None else _tiles_there(base, there, device):
+        scores = query @ to_device(tile, device).T
+        best, place = scores.topk(min(width, scores.shape[1]), dim=1)
+        top, row = torch.cat([top, best], 1), torch.cat([row, place + start], 1)
+        top, place = top.topk(min(width, top.shape[1]), dim=1)
+        row = row.gather(1, place)
+    low, proposed = top.min(1).values.cpu().numpy(), row.cpu().numpy()
+    if there is None:
+        return low, proposed, queries.cosine(np.repeat(at, width), base, proposed.reshape(-1)).reshape(proposed.shape)
+    wide = to_device(queries.stored(at), device).double()
+    dot = [(one[:, None] * there[some].double()).sum(2) for one, some in zip(wide.split(TOGETHER), row.split(TOGETHER), strict=True)]
+    return low, proposed, normalised(torch.cat(dot).cpu().numpy(), queries.square[at, None], base.square[proposed])
+
+
+def _tiles_there(base: Vectors, there: Any, device: str) -> Iterator[tuple[int, Any]]:
+    """As `_tiles`, of rows that the device holds."""
+    for start in range(0, len(base), BASE_THERE):
+        scale = (1 / np.sqrt(np.maximum(base.square[start : start + BASE_THERE], 1e-30))).astype(np.float32)
+        yield start, there[start : start + BASE_THERE].float() * to_device(scale, device)[:, None]
 
 
 def _all_in_float64(queries: Vectors, at: np.ndarray, base: Vectors, k: int, rank: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -137,6 +137,20 @@ class OnDevice:
         return iter(list(tiles)) if len(rows) * len(places) <= FEW else tiles
 
 
+def held(z: Vectors, device: str) -> Any:
+    """(n, d) float16 on `device`: the rows as they are stored, sent once; None where they do not fit, or where the device has no float64 (mps)."""
+    import torch
+
+    if z.held is None or z.held[0] != device:
+        if device == "mps" or 2 * len(z) * z.dim > HELD * _free(device):
+            return None
+        there = torch.empty((len(z), z.dim), dtype=torch.float16, device=device)
+        for first in range(0, len(z), SENT):
+            there[first : first + SENT] = to_device(z.stored(slice(first, first + SENT)), device)
+        z.held = (device, there)
+    return z.held[1]
+
+
 def _free(device: str) -> int:
     """Bytes that are free there, memory that torch holds and does not use among them."""
     import torch

@@ -7,6 +7,7 @@ block shape, thread or BLAS. A float32 product of d terms is off by at most `flo
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +36,7 @@ class Vectors:
         self._starts = np.cumsum([0] + [len(p) for p in self._parts])
         self._rows = None if rows is None else np.asarray(rows, np.int64)
         self._square: np.ndarray | None = None
+        self.held: tuple[str, Any] | None = None  # a device and its copy of the stored rows: see `products.held`
 
     @classmethod
     def of(cls, array: np.ndarray) -> "Vectors":

@@ -1,4 +1,5 @@
-"""dedup.all_pairs and dedup.semantic on a CUDA device: against the card's float16 matrix rate, a plain torch loop, and the CPU; the verdicts are compared.
+"""dedup.all_pairs, dedup.semantic and exact nearest neighbours on a CUDA device: against the card's float16 matrix rate, a plain torch loop, and the CPU; the verdicts
+are compared.
 
 python -m tests.benchmarks.bench_gpu_dedup [rows ...]      # of the pools that dedup.all_pairs gets, by default a million and ten million; device and CPU in wall seconds
 """
@@ -14,6 +15,7 @@ import numpy as np
 from curate.dedup.all_pairs import all_pairs
 from curate.dedup.semantic import semantic
 from curate.pool import Pool, VectorName, Verdicts
+from manifests.vectors.neighbours import knn
 from manifests.vectors.store import Vectors
 from tests.benchmarks.bench_semantic import DIM, features
 
@@ -126,20 +128,29 @@ def main() -> None:
     )
     for name, method, z in (("all_pairs", pairs, photos(100_000)), ("semantic", clusters, features(200_000))):
         compared(name, method, z)
+    z = Vectors.of(features(1_000_000))
+    some = z.subset(np.arange(20_000))
+    on_device, there, _ = timed(lambda: knn(some, z, 20, device=CUDA))
+    on_cpu, here, _ = timed(lambda: knn(some, z, 20))
+    same = all(np.array_equal(one, other) for one, other in zip(on_device, on_cpu, strict=True))
+    print(
+        f"20 nearest of 1,000,000 to 20,000: CUDA {there:.1f} s (sending among it), CPU {here:.1f} s, {here / there:.1f} x; the same: {same}",
+        flush=True,
+    )
     for rows in sizes:
-        z, bound = photos(rows), rows * rows / 2 * DIM / rate
-        pool = pool_of(z, CUDA)
+        photographs, bound = photos(rows), rows * rows / 2 * DIM / rate
+        pool = pool_of(photographs, CUDA)
         found, wall, cpu = timed(lambda pool=pool: pairs(pool))
         more = ""
         if rows <= 2_000_000:
-            count, theirs, _ = timed(lambda z=z: plain(z))
+            count, theirs, _ = timed(lambda photographs=photographs: plain(photographs))
             more = f"; plain torch {theirs:.1f} s, {theirs / wall:.2f} x ours ({count:,} entries)"
         print(
             f"dedup.all_pairs {rows:,}: {wall:.1f} s end to end ({cpu:.1f} CPU s), bound {bound:.1f} s, ratio {wall / bound:.2f}; dropped {(~found.keep).sum():,} of "
             f"{rows // 10:,} copies, {len(found.edges.a):,} pairs; {torch.cuda.max_memory_allocated() >> 20:,} MiB on the card{more}",
             flush=True,
         )
-    compared("semantic", clusters, features(1_000_000))
+    compared("semantic", clusters, z.stored(slice(0, len(z))))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.vectors import neighbours
+from manifests.vectors import neighbours, products
 from manifests.vectors.neighbours import knn, pairs_within
 from manifests.vectors.store import Vectors, normalised
 from tests.strategies import exact_unit_vectors, noisy_unit_vectors
@@ -40,23 +41,37 @@ def test_ties_go_to_the_smaller_uid(z, k, exclude, data):
     groups=st.sampled_from([1, 5, 200]),
     spread=st.sampled_from([1e-4, 0.02, 1.0]),
     tile=st.sampled_from([7, 64, 4096]),
+    device=st.sampled_from(["cpu", "cpu:0"]),
 )
-def test_neither_tiles_nor_crowds_matter(seed, dim, groups, spread, tile):
+def test_neither_tiles_nor_crowds_matter(seed, dim, groups, spread, tile, device):
     """Crowds closer than float32 can tell, sets of more than k equal rows, tiles of any size."""
     v = Vectors.of(noisy_unit_vectors(seed, 300, dim, groups, spread))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "BASE", tile)
         patch.setattr(neighbours, "QUERIES", 2 * tile + 1)
-        check(v, v, 5, np.random.default_rng(seed).permutation(300), seed % 2 == 0)
+        check(v, v, 5, np.random.default_rng(seed).permutation(300), seed % 2 == 0, device=device)
 
 
-def test_the_torch_form_gives_the_same(monkeypatch):
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_the_torch_form_gives_the_same(monkeypatch, share):
+    """Also where the device has no room for the base."""
+    monkeypatch.setattr(products, "HELD", share)
+    monkeypatch.setattr(neighbours, "BASE_THERE", 70)
+    monkeypatch.setattr(neighbours, "TOGETHER", 9)
     v = Vectors.of(noisy_unit_vectors(3, 400, 16, 40, 0.3))
     monkeypatch.setattr(neighbours, "BASE", 90)
     want = knn(v.subset(np.arange(50)), v, 6)
     got = knn(v.subset(np.arange(50)), v, 6, device="cpu:0")
     np.testing.assert_array_equal(got[0], want[0])
     np.testing.assert_array_equal(got[1], want[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_same():
+    v = Vectors.of(noisy_unit_vectors(3, 20_000, 64, 400, 0.1))
+    for got, want in zip(knn(v, v, 9, exclude_self=True, device="cuda"), knn(v, v, 9, exclude_self=True), strict=True):
+        np.testing.assert_array_equal(got, want)
 
 
 def test_self_is_found_by_uid_where_the_base_is_another_order():
