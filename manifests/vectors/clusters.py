@@ -10,6 +10,7 @@ import numpy as np
 
 from manifests.errors import Refusal
 from manifests.memory import enough
+from manifests.vectors.products import unit
 from manifests.vectors.store import Vectors, float32_error, normalised
 from manifests.vectors.tiles import near_the_top, to_device
 
@@ -112,7 +113,7 @@ def _placed(z: Vectors, centres: Vectors, reach: np.ndarray | None, device: str)
     step = max(1, min(BLOCK, (1 << 23) // max(k, 1)))
     for start in range(0, len(z), step):
         rows = np.arange(start, min(start + step, len(z)))
-        home, top, r, c, score = near_the_top(z.unit(slice(start, rows[-1] + 1)), base, slack, wide, device)
+        home, top, r, c, score = near_the_top(unit(z, slice(start, int(rows[-1]) + 1), device), base, slack, wide, device)
         open_ = np.bincount(r[score >= top[r] - slack], minlength=len(rows)) > 1
         short, sure = top[r] - score, ~open_[r] & (c != home[r])
         r, c, short = r[sure], c[sure], short[sure]

@@ -5,11 +5,10 @@ whose k-th and first unproposed neighbour lie too close together for float32 is 
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from manifests.vectors.products import held
+from manifests.vectors.products import held, unit
 from manifests.vectors.store import Vectors, float32_error, normalised
 from manifests.vectors.tiles import reaching, to_device
 
@@ -77,7 +76,7 @@ def _self_rows(n: int, m: int, query_rank: np.ndarray | None, base_rank: np.ndar
     return np.where(base_rank[order[at]] == query_rank, order[at], -1)
 
 
-def _tiles(base: Vectors) -> Iterator[tuple[int, Any]]:
+def _tiles(base: Vectors) -> Iterator[tuple[int, np.ndarray]]:
     for start in range(0, len(base), BASE):
         yield start, base.unit(slice(start, min(start + BASE, len(base))))
 
@@ -118,8 +117,9 @@ def _propose_torch(
     query, there = to_device(block, device), held(base, device)
     top = torch.full((len(block), 0), -torch.inf, device=device)
     row = torch.zeros((len(block), 0), dtype=torch.int64, device=device)
-    for start, tile in _tiles(base) if there is None else _tiles_there(base, there, device):
-        scores = query @ to_device(tile, device).T
+    step = BASE if there is None else BASE_THERE
+    for start in range(0, len(base), step):
+        scores = query @ unit(base, slice(start, min(start + step, len(base))), device).T
         best, place = scores.topk(min(width, scores.shape[1]), dim=1)
         top, row = torch.cat([top, best], 1), torch.cat([row, place + start], 1)
         top, place = top.topk(min(width, top.shape[1]), dim=1)
@@ -130,13 +130,6 @@ def _propose_torch(
     wide = to_device(queries.stored(at), device).double()
     dot = [(one[:, None] * there[some].double()).sum(2) for one, some in zip(wide.split(TOGETHER), row.split(TOGETHER), strict=True)]
     return low, proposed, normalised(torch.cat(dot).cpu().numpy(), queries.square[at, None], base.square[proposed])
-
-
-def _tiles_there(base: Vectors, there: Any, device: str) -> Iterator[tuple[int, Any]]:
-    """As `_tiles`, of rows that the device holds."""
-    for start in range(0, len(base), BASE_THERE):
-        scale = (1 / np.sqrt(np.maximum(base.square[start : start + BASE_THERE], 1e-30))).astype(np.float32)
-        yield start, there[start : start + BASE_THERE].float() * to_device(scale, device)[:, None]
 
 
 def _all_in_float64(queries: Vectors, at: np.ndarray, base: Vectors, k: int, rank: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -73,7 +73,11 @@ class OnDevice:
                 at = slice(first, min(first + SENT, len(z)))
                 self.held[at], square[at] = self._sent(at)
             z.square = square
-        self._wide = max(BLOCK, min(WIDE, free // (A_SCORE * max(1, min(high, len(z))))))
+        high = max(1, min(high, len(z)))
+        self._wide = min(max(high, len(z)), max(BLOCK, min(WIDE, free // (A_SCORE * high))))
+        self._rooms = [
+            torch.empty(high * max(high, self._wide), dtype=torch.float16, device=device) for _ in range(2)
+        ]  # new memory for each product would cost more than it
 
     def tiles(self, rows: np.ndarray, columns: np.ndarray, floor: float) -> Iterator[Tile]:
         """As on the CPU, less what lies below `floor`. The device is at the next product while the caller looks at what the last one gave."""
@@ -81,7 +85,8 @@ class OnDevice:
         found: Iterator[Tile] = iter(())
         for first in range(0, len(columns), self._wide):
             some = columns[first : first + self._wide]
-            scores = self._product(left, self._at(some))
+            self._rooms.reverse()
+            scores = self._product(left, self._at(some), self._rooms[0])
             yield from found
             found = self._near(scores, some, low)
         yield from found
@@ -89,7 +94,7 @@ class OnDevice:
     def triangle(self, rows: np.ndarray, floor: float) -> Iterator[Tile]:
         """As on the CPU, less what lies below `floor`."""
         left = self._at(rows)
-        scores = self._product(left, left)
+        scores = self._product(left, left, self._rooms[0])
         scores.masked_fill_(scores.new_ones(scores.shape).triu_().bool(), -2)
         yield from self._near(scores, rows, self._low(floor))
 
@@ -102,9 +107,11 @@ class OnDevice:
     def _low(self, floor: float) -> float:
         return floor - self.error - 2.0**-11  # a float16 score is compared with this number's nearest float16
 
-    def _product(self, left: Any, right: Any) -> Any:
+    def _product(self, left: Any, right: Any, room: Any = None) -> Any:
+        import torch
+
         with _whole_sums():
-            return left @ right.T
+            return torch.mm(left, right.T, out=None if room is None else room[: len(left) * len(right)].view(len(left), len(right)))
 
     def _at(self, rows: np.ndarray) -> Any:
         """(m, d) float16 unit vectors of ascending rows, on the device."""
@@ -138,17 +145,31 @@ class OnDevice:
 
 
 def held(z: Vectors, device: str) -> Any:
-    """(n, d) float16 on `device`: the rows as they are stored, sent once; None where they do not fit, or where the device has no float64 (mps)."""
+    """(n, d) float16 on `device`: the rows as they are stored, sent once; None where they do not fit, or where it has no float64 (mps), or for "cpu"."""
+    if device == "cpu":
+        return None
     import torch
 
     if z.held is None or z.held[0] != device:
         if device == "mps" or 2 * len(z) * z.dim > HELD * _free(device):
             return None
-        there = torch.empty((len(z), z.dim), dtype=torch.float16, device=device)
+        there, square = torch.empty((len(z), z.dim), dtype=torch.float16, device=device), np.empty(len(z))
         for first in range(0, len(z), SENT):
-            there[first : first + SENT] = to_device(z.stored(slice(first, first + SENT)), device)
-        z.held = (device, there)
+            at = slice(first, min(first + SENT, len(z)))
+            there[at] = to_device(z.stored(at), device)
+            wide = there[at].double()
+            square[at] = (wide * wide).sum(1).cpu().numpy()
+        z.held, z.square = (device, there), square
     return z.held[1]
+
+
+def unit(z: Vectors, rows: slice, device: str) -> Any:
+    """(m, d) float32 as `Vectors.unit`, on a device that may hold them."""
+    there = held(z, device)
+    if there is None:
+        return to_device(z.unit(rows), device)
+    scale = (1 / np.sqrt(np.maximum(z.square[rows], 1e-30))).astype(np.float32)
+    return there[rows].float() * to_device(scale, device)[:, None]
 
 
 def _free(device: str) -> int:

@@ -129,7 +129,7 @@ def main() -> None:
     for name, method, z in (("all_pairs", pairs, photos(100_000)), ("semantic", clusters, features(200_000))):
         compared(name, method, z)
     z = Vectors.of(features(1_000_000))
-    few, many = (z.subset(np.arange(count)) for count in (4096, 200_000))
+    few, many = (z.subset(np.arange(count)) for count in (4096, min(200_000, len(z))))
     on_device, there, _ = timed(lambda: knn(few, z, 20, device=CUDA))
     on_cpu, here, _ = timed(lambda: knn(few, z, 20))
     same = all(np.array_equal(one, other) for one, other in zip(on_device, on_cpu, strict=True))
