@@ -238,7 +238,7 @@ def forecast(
         there = [
             sum(part_path(f, stage.id, s).exists() for s in pool.shards) if number <= same else 0 for f, same in zip(folders, unchanged, strict=True)
         ]
-        seconds_of, needed = _decision_cost(stage, rows + (beside or {}).get(stage.id, 0), dims, memory, tests)
+        seconds_of, needed = _decision_cost(stage, rows + (beside or {}).get(stage.id, 0), dims, memory, tests, device)
         stands = max(there)
         took = 0.0 if stands == len(pool.shards) else seconds_of() if seconds_of else None
         lines.append(Forecast(stage.id, stage.kind, stands, len(pool.shards), took, needed))
@@ -346,11 +346,12 @@ def _rows(pool: PoolDescription, root: Path, known: dict[str, str]) -> tuple[int
 
 
 def _decision_cost(
-    stage: ResolvedStage, rows: int, dims: dict[str, int], memory: int, tests: Mapping[str, int] | None = None
+    stage: ResolvedStage, rows: int, dims: dict[str, int], memory: int, tests: Mapping[str, int] | None = None, device: str = "cpu"
 ) -> tuple[Callable[[], float] | None, int | None]:
     """What tells the seconds of a decision (rates are measured when it is asked), and its bytes: vector work by the arithmetic of `manifests.vectors.forecast`, the rest by 200 bytes and 2 microseconds a row.
 
     tests    the rows of each evaluation pool, by path
+    device   where `dedup.all_pairs` compares; what the others gain from one is not counted
     """
     from manifests.vectors import forecast as work
     from manifests.vectors.hamming import seconds
@@ -395,7 +396,8 @@ def _decision_cost(
         "select.facility_location": lambda: work.facility(rows, kept, dim, memory),
     }.get(stage.name, lambda: work.neighbours(rows, rows, dim, stage.parameters.get("k", 20)))()
     rounds = stage.parameters.get("rounds", 1)
-    return lambda: rounds * found.seconds(), found.memory
+    place = device if stage.name == "dedup.all_pairs" else "cpu"
+    return lambda: rounds * found.seconds(work.measured_on(place)), found.memory
 
 
 __all__ = ["Expression", "Forecast", "check_columns", "evaluation_names", "evaluation_paths", "forecast", "measures_of"]

@@ -7,7 +7,7 @@ of a second. What is forecast for a quiet machine is within 1.5 times of what is
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from manifests.progress import span
 from manifests.vectors.clusters import SOUGHT
 
 TILE = 4096  # rows a side of the tiles that the counts assume
+WIDE_THERE = 1 << 15  # columns of a product that says how fast a device is
 FIXED = 48 << 20  # bytes of temporary arrays that no count below names
 FEW_ARRAYS = 16 << 20  # the same where the count names nearly all of them
 PAIR = 128  # bytes of a pair from when it is found until the star rule has folded it
@@ -60,6 +61,19 @@ def measured(clock: Callable[[], float] = time.perf_counter) -> Rates:
         touched=tile.size / _best(lambda: tile.max(1), clock),
         bytes=2 * big.size / _best(lambda: np.copyto(copy, big), clock),
     )
+
+
+@functools.cache
+def measured_on(device: str) -> Rates:
+    """The rates of `dedup.all_pairs` on a torch device: products in float16, and their scores read once; those of `measured` for "cpu" and "mps"."""
+    if device in ("cpu", "mps"):
+        return measured()
+    import torch
+
+    a, b = (torch.randn(rows, 512, device=device).half() for rows in (TILE, WIDE_THERE))
+    scores, wait = torch.mm(a, b.T), torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    product = _best(lambda: (torch.mm(a, b.T, out=scores), wait()), time.perf_counter)
+    return Rates(scores.numel() * 512 / product, scores.numel() / _best(lambda: (scores.amax(1), wait()), time.perf_counter), measured().bytes)
 
 
 def _best(work: Callable[[], object], clock: Callable[[], float]) -> float:
@@ -166,10 +180,17 @@ def farthest(rows: int, kept: int, dim: int) -> Forecast:
 
 
 def facility(rows: int, kept: int, dim: int, memory: int) -> Forecast:
-    """`select.facility_location`. Its lists of similarities take what `memory` has to spare; without any it needs more passes."""
-    passes = 0.5 + 0.4 * np.log2(max(2, min(kept, 32))) + (kept > 20)
-    fixed = Forecast(passes * rows * rows * dim, 36 * rows * rows + 7e5 * kept, FEW_ARRAYS + 6 * rows * dim + 200 * rows)
-    return replace(fixed, memory=fixed.memory + min(rows * rows * 11 // 20, spare(fixed, memory)))
+    """`select.facility_location`. As long as pairs are multiplied, half a pass of them for every doubling of the picks, and 16 rows a pick. After t picks about one
+    similarity in t is above its row's best: once these are few, and fit into what `memory` has to spare, they are listed in half a pass more, and each is looked at now
+    and then. A sixth more of them is counted than are meant to be there, for how many there are is told from a few rows."""
+    fixed = Forecast(0, 0, (2 << 20) + rows * (4 * dim + 300) + 20 * min(rows, 2 * TILE) * dim)
+    room = spare(fixed, memory)
+    share = min(0.03, room / (16 * max(rows, 1) ** 2)) if kept > 20 else 0.0
+    picks = min(kept, 1 / share) if share else kept
+    swept = np.log2(max(2, picks)) / 2 + 16 * picks / max(rows, 1)
+    is_listed = picks < kept
+    touched = (3.5 * swept + is_listed * (5 + 500 * share)) * rows * rows + 6e5 * kept
+    return Forecast((swept + is_listed / 2) * rows * rows * dim, touched, fixed.memory + int(min(14 * share * rows * rows, room)))
 
 
 def spare(forecast: Forecast, memory: int) -> int:

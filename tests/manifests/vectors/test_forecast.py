@@ -3,6 +3,7 @@
 import pytest
 
 from manifests.errors import Refusal
+from manifests.vectors import forecast
 from manifests.vectors.forecast import (
     Forecast,
     Rates,
@@ -12,6 +13,7 @@ from manifests.vectors.forecast import (
     farthest,
     inside_clusters,
     measured,
+    measured_on,
     neighbours,
     pairs,
     require,
@@ -25,9 +27,16 @@ def test_seconds_are_counts_over_rates():
     assert all(rate > 1e6 for rate in (measured().multiply_adds, measured().touched, measured().bytes))
 
 
+def test_a_device_has_rates_of_its_own(monkeypatch):
+    monkeypatch.setattr(forecast, "TILE", 64)
+    monkeypatch.setattr(forecast, "WIDE_THERE", 128)
+    there = measured_on("cpu:0")
+    assert there.multiply_adds > 1e6 and there.touched > 1e6 and measured_on("cpu") is measured()
+
+
 @pytest.mark.parametrize(
     "work",
-    [lambda n: neighbours(n, n, 64, 10), lambda n: pairs(n, 64, 16, 1 << 30), lambda n: farthest(n, n // 10, 64), lambda n: facility(n, n // 10, 64, 1 << 30),
+    [lambda n: neighbours(n, n, 64, 10), lambda n: pairs(n, 64, 16, 1 << 30), lambda n: farthest(n, n // 10, 64), lambda n: facility(n, n // 10, 64, 4 * n * n),
      lambda n: cover(n, n // 3, 64, 1 << 30)],
 )  # fmt: skip
 def test_twice_the_rows_are_four_times_the_products(work):
