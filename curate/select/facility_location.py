@@ -12,10 +12,10 @@ from manifests.vectors.tiles import equal_rows
 
 REASONS = ("represented",)
 WRITES = {"facility_location_rank": pa.int64(), "facility_location_gain": pa.float64()}
-STRIP = 128  # rows of similarities at work
-WIDE = 12_288  # columns of them
-NARROW = 3_000  # columns below which np.clip takes four times as long
+STRIP, WIDE = 256, 512  # rows and columns of similarities at work, the first no more than the second: both tiles of them lie in a cache
 SPARSE = 0.03  # share of similarities that can still add something, from which on only these are held
+AT_FIRST = 16  # rows with the highest bounds that are looked at before all others
+LISTED = 16  # bytes for each of them while they are listed, a third of it for what a sample of rows cannot tell
 
 
 def facility_location(pool: Pool, *, vectors: VectorName, keep: Share) -> Verdicts:
@@ -31,8 +31,9 @@ def facility_location(pool: Pool, *, vectors: VectorName, keep: Share) -> Verdic
     keep        how many to keep: a count (10000) or a fraction of the live rows (0 < 0.3 <= 1)
     Writes      facility_location_rank: int64, order of picking from 0, -1 for dropped rows; facility_location_gain: float64, what the pick added, null
                 for dropped rows
-    Cost        about three passes of n * n * d multiply-adds in float32 while a pick still moves many rows; then only the similarities above
-                each row's best are held (8 bytes each, at most a quarter of the memory), and a pick costs what it looks at. 6 n d bytes.
+    Cost        about three passes of n * n * d multiply-adds in float32 while a pick still moves many rows; then only the similarities above the best of one of
+                their two rows are held (12 bytes each while they are listed, 8 after it, at most a quarter of the memory), and a pick costs what it moves.
+                6 n d bytes beside them
     Errors      does-not-fit
     """
     n, budget = len(pool), max(keep.of(len(pool)), int(pool.fixed.sum()))
@@ -98,32 +99,41 @@ class _Greedy:
         """The row with the highest gain joins; nobody where nobody adds anything."""
         picked, _, best, _ = state
         if self.bounds is None:
-            self.bounds = _Dense(self.z, self.weight, best)
-            self.upper = np.where(picked >= 0, -np.inf, self.bounds.gain + self.bounds.slack)
-        bounds, upper, fresh = self.bounds, self.upper, np.zeros(len(best), bool)
-        refreshed: list[np.ndarray] = []
+            self._begin(picked, best)
+        assert self.bounds is not None
+        bounds, upper = self.bounds, self.upper
         closer: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # of the rows whose bound is their gain: who comes closer, and how close
-        while upper[row := int(upper.argmax())] > 0:  # of equals the first, and rows lie in uid order
-            if row in closer:
-                break
-            if fresh[row]:
-                rows, s = closer[row] = self._closer(row, bounds.rows(row, best), best)
-                upper[row] = (self.weight[rows] * (s - best[rows])).sum()
-                continue
-            most = max((upper[rows].max(initial=-np.inf) for rows in refreshed), default=-np.inf)
-            could = np.flatnonzero(upper >= most) if refreshed else bounds.first(row, upper)
-            refreshed.append(bounds.refresh(could[~fresh[could]], most, best, upper))
-            fresh[refreshed[-1]] = True
-        else:
+        while upper[row := bounds.highest(best, upper)] > 0 and row not in closer:
+            rows, s = closer[row] = self._closer(row, bounds.rows(row, best), best)
+            upper[row] = (self.weight[rows] * (s - best[rows])).sum()
+        if upper[row] <= 0:
             return state
         self._take(state, row, *closer[row])
         upper[row] = -np.inf
-        self._next_bounds(int(picked[row]) + 1, best)
+        bounds.moved(closer[row][0], best, upper)
+        if isinstance(bounds, _Dense) and picked[row] % 4 == 3:
+            self._list(bounds, picked, best)
         return state
+
+    def _begin(self, picked: np.ndarray, best: np.ndarray) -> None:
+        """Bounds of a state: lists where they fit already."""
+        dense = _Dense(self.z, self.weight)
+        if not self._list(dense, picked, best):
+            dense.start(best)
+            self.bounds, self.upper = dense, np.where(picked >= 0, -np.inf, dense.gain + dense.slack)
+
+    def _list(self, dense: "_Dense", picked: np.ndarray, best: np.ndarray) -> bool:
+        """Whether lists are few enough by now; from then on they serve."""
+        share = dense.share_above(best) if best.any() else 1.0
+        if share > SPARSE or LISTED * share * len(best) ** 2 > self.room:
+            return False
+        self.bounds = _Lists(dense, best)
+        self.upper = np.where(picked >= 0, -np.inf, self.bounds.gain)
+        return True
 
     def _closer(self, row: int, rows: np.ndarray, best: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Who of `rows` comes closer by a pick of `row`, and their similarities to it."""
-        s = np.concatenate([self._similarity(row, rows[i : i + 4096]) for i in range(0, len(rows), 4096)])
+        s = np.concatenate([self._similarity(row, rows[i : i + 4096]) for i in range(0, max(len(rows), 1), 4096)])
         at = np.flatnonzero(s > best[rows])
         return rows[at], s[at]
 
@@ -144,75 +154,72 @@ class _Greedy:
         s -= self.magic
         return np.clip(s, 0, 1, out=s)
 
-    def _next_bounds(self, count: int, best: np.ndarray) -> None:
-        """After `count` picks: lists once they fit (and again, smaller, whenever the number of picks has grown by half)."""
-        bounds = self.bounds
-        if isinstance(bounds, _Lists):
-            if count >= 1.5 * bounds.made_at:
-                bounds.compact(best, count, self.upper)
-        elif bounds is not None and count % 4 == 0:
-            share = bounds.share_above(best)
-            if share <= SPARSE and 20 * share * len(best) ** 2 <= self.room:
-                self.bounds = _Lists(bounds, best, count, self.upper)
-
 
 class _Dense:
-    """Gains while a pick still moves many rows. `gain` (n,) are those at the time when rows were `heard` of (n,), off by at most `slack`."""
+    """Gains while a pick still moves many rows. `gain` (n,) and `slack` together are, at least, those at the time when rows were `heard` of (n,): a cosine that
+    may be off counts as too high where it adds, as too low where it is taken away."""
 
-    def __init__(self, z: Vectors, weight: np.ndarray, best: np.ndarray) -> None:
-        """Gains from `best` (n,): in closed form where nothing is picked yet, else by a pass."""
+    def __init__(self, z: Vectors, weight: np.ndarray) -> None:
         self.unit = np.empty((z.dim, len(z)), np.float32)  # turned: the product is a fifth faster
         for first in range(0, len(z), 4096):
             self.unit[:, first : first + 4096] = z.unit(slice(first, first + 4096)).T
         self.weight, self.total = weight.astype(np.float32), float(weight.sum())
         self.error = 1.1 * float32_error(z.dim) + 2.0**-22  # of a cosine, and of the float32 limits that it is compared with
-        self._room = np.empty((2, STRIP * min(len(z), WIDE)), np.float32)
-        if best.any():
-            self.start(best)
-        else:
-            middle = sum((self.unit[:, j].astype(np.float64) @ weight[j] for j in _pieces(len(z))), np.zeros(z.dim))
-            self.heard, self.slack = best.copy(), self.total * self.error / 2
-            self.gain = np.concatenate([(self.total + middle @ self.unit[:, j]) / 2 for j in _pieces(len(z))])
+        self._room = np.empty((2, STRIP * WIDE), np.float32)
+        self.fresh, self.is_lowered = np.zeros(len(z), bool), False  # whose `upper` is a gain of now; whether those of all others were lowered
 
     def start(self, best: np.ndarray) -> None:
-        """Hear of all rows: every pair is multiplied once."""
-        n, gain, floor, weight = len(best), np.zeros(len(best)), (2 * best - 1).astype(np.float32), self.weight
+        """Gains from `best` (n,): in closed form where nothing is picked yet, else every pair is multiplied once."""
+        n, gain, floor, weight = len(best), np.zeros(len(best)), (2 * best - 1 - self.error).astype(np.float32), self.weight
+        self.heard = best.copy()
+        if not best.any():
+            self.slack = self.total * self.error / 2
+            wide = weight.astype(np.float64)
+            middle = sum((self.unit[:, j].astype(np.float64) @ wide[j] for j in _pieces(n)), np.zeros(len(self.unit)))
+            self.gain = np.concatenate([(self.total + middle @ self.unit[:, j]) / 2 for j in _pieces(n)])
+            return
         for first in range(0, n, STRIP):
             i = slice(first, min(first + STRIP, n))
-            for j in _pieces(n, first):
+            for j in _right_of(i, n):
                 cosine, above = self.tile(self.unit[:, i], self.unit[:, j])
                 gain[j] += weight[i] @ np.maximum(cosine, floor[i, None], out=above)
-                np.maximum(cosine, floor[j], out=above)
-                for past in range(max(0, i.stop - j.start), j.stop - j.start, 4 * STRIP):  # without the corner that was seen as rows
-                    gain[i] += above[:, past : past + 4 * STRIP] @ weight[j][past : past + 4 * STRIP]
-        below = float(self.weight @ np.maximum(-floor, 0))
-        self.heard, self.gain = best.copy(), (gain - self.weight.astype(np.float64) @ floor) / 2
-        self.slack = self.total * self.error / 2 + 4 * STRIP * 2.0**-24 * (self.gain.max() + below + self.total * max(float(floor.max()), 0))
+                if j != i:
+                    gain[i] += np.maximum(cosine, floor[j], out=above) @ weight[j]
+        self.gain = (gain - weight.astype(np.float64) @ floor) / 2
+        self.slack = WIDE * 2.0**-24 * (self.gain.max() + float(weight @ abs(floor)))
 
     def tile(self, block: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The cosines of `block` (d, a) with `other` (d, b), and room of the same shape: overwritten by the next tile, for fresh memory costs as much
-        as the product."""
+        """The cosines of `block` (d, a) with `other` (d, b), and room of the same shape: both overwritten by the next tile."""
         shape = block.shape[1], other.shape[1]
-        if shape[0] * shape[1] > self._room.shape[1]:
-            self._room = np.empty((2, shape[0] * shape[1]), np.float32)
         cosine, room = (space[: shape[0] * shape[1]].reshape(shape) for space in self._room)
         return np.matmul(block.T, other, out=cosine), room
 
-    def first(self, row: int, upper: np.ndarray) -> np.ndarray:
-        """Whom to refresh first."""
-        return np.argpartition(-upper, 16)[:16] if len(upper) > 16 else np.array([row])
-
-    def refresh(self, could: np.ndarray, most: float, best: np.ndarray, upper: np.ndarray) -> np.ndarray:
-        """Lower `upper` of the rows `could`, each until it is below `most` or fresh, that is, made from `best`. Returns the fresh ones."""
-        if len(could) <= 32:
+    def highest(self, best: np.ndarray, upper: np.ndarray) -> int:
+        """The row with the highest bound, made from `best`; of equals the first, and rows lie in uid order."""
+        while not self.fresh[row := int(upper.argmax())] and upper[row] > 0:
+            could = np.flatnonzero((upper >= upper[self.fresh].max(initial=-np.inf)) & ~self.fresh)
+            if len(could) > 2 * AT_FIRST and self.fresh.any() and not self.is_lowered:
+                self._lower(could, upper[self.fresh].max(), best, upper)
+                self.is_lowered = True
+                continue
+            if len(could) > 2 * AT_FIRST:
+                could = could[np.argpartition(-upper[could], AT_FIRST)[:AT_FIRST]]
             upper[could] = np.minimum(upper[could], self._gains(could, best))
-            return could
+            self.fresh[could] = True
+        return row
+
+    def moved(self, rows: np.ndarray, best: np.ndarray, upper: np.ndarray) -> None:
+        """`rows` came closer: no bound is of now."""
+        self.fresh[:], self.is_lowered = False, False
+
+    def _lower(self, could: np.ndarray, most: float, best: np.ndarray, upper: np.ndarray) -> None:
+        """Lower `upper` of the rows `could`, each until it is below `most` or made from `best`."""
         behind = np.flatnonzero(best > self.heard)
         many = len(best) // 4
         if len(could) > many and 2 * len(behind) > len(best):
             self.start(best)
             np.minimum(upper, self.gain + self.slack, out=upper)
-            return could
+            return
         behind = behind[np.argsort(self.heard[behind] - best[behind], kind="stable")]  # who moved most tells most
         while len(could) > many and len(behind):
             some, behind = behind[:STRIP], behind[STRIP:]
@@ -224,116 +231,151 @@ class _Dense:
             could = could[upper[could] >= most]
         gain, slack, others = self.gain[could], self.slack, self.unit[:, could]
         while len(could) and len(behind):
-            step = STRIP if 4 * len(could) > WIDE else 4 * STRIP
-            some, behind = behind[:step], behind[step:]
+            some, behind = behind[:STRIP], behind[STRIP:]
             fall, error = self._fall(some, best, others)
             gain -= fall
             slack += error
             upper[could] = np.minimum(upper[could], gain + slack)
             left = upper[could] >= most
-            could, gain, others = could[left], gain[left], others if left.all() else others[:, left]
-        return could
+            if 8 * left.sum() < 7 * len(left):
+                could, gain, others = could[left], gain[left], others[:, left]
 
     def _gains(self, could: np.ndarray, best: np.ndarray) -> np.ndarray:
-        """(m,) what each of `could` would add, at most."""
-        gain, floor = np.zeros(len(could)), (2 * best - 1).astype(np.float32)
-        block = self.unit[:, could]
-        for j in _pieces(len(best)):
+        """(m,) what each of a few rows `could` would add, at most: off by the error of those alone that may come closer."""
+        gain, floor = np.zeros(len(could)), (2 * best - 1 - self.error).astype(np.float32)
+        block, width = self.unit[:, could], STRIP * WIDE // len(could)
+        for j in _pieces(len(best), width=width):
             cosine, above = self.tile(block, self.unit[:, j])
             np.subtract(cosine, floor[j], out=above)
             gain += np.maximum(above, 0, out=above) @ self.weight[j]
-        return gain * (0.5 + WIDE * 2.0**-24) + self.total * self.error / 2
+        return gain * (0.5 + width * 2.0**-24)
 
     def _fall(self, rows: np.ndarray, best: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, float]:
-        """(m,) what each of `others` (d, m) loses when `rows` go from what was heard of them to `best`, and how far off that is."""
-        low, high = (2 * self.heard[rows] - 1).astype(np.float32)[:, None], (2 * best[rows] - 1).astype(np.float32)[:, None]
+        """(m,) what each of `others` (d, m) loses, at least, when at most STRIP `rows` go from what was heard of them to `best`; how far off that may be."""
+        low, high = ((2 * s[rows] - 1 + self.error).astype(np.float32) for s in (self.heard, best))
         weight, block, fall = self.weight[rows], self.unit[:, rows], np.empty(others.shape[1])
         for j in _pieces(len(fall)):
-            cosine, _ = self.tile(block, others[:, j])
-            if len(fall) < NARROW:
-                fall[j] = weight @ np.minimum(np.maximum(cosine, low, out=cosine), high, out=cosine)
-            else:
-                fall[j] = weight @ np.clip(cosine, low, high, out=cosine)
-        sizes = float(weight @ np.maximum(abs(low), abs(high))[:, 0])
-        return (fall - float(weight.astype(np.float64) @ low[:, 0])) / 2, float(weight.sum()) * self.error / 2 + len(rows) * 2.0**-24 * sizes
+            cosine, _ = self.tile(others[:, j], block)
+            fall[j] = np.minimum(np.maximum(cosine, low, out=cosine), high, out=cosine) @ weight
+        sizes = float(weight @ np.maximum(abs(low), abs(high)))
+        return (fall - float(weight.astype(np.float64) @ low)) / 2, float(weight.sum()) * 2.0**-23 + len(rows) * 2.0**-24 * sizes
+
+    def above(self, i: slice, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The pairs of the strip `i` with itself and what is right of it whose cosine is above the `floor` (n,) of one of the two: row in the strip, column,
+        cosine. Each row is there with itself."""
+        found, masks = [], np.empty((2, STRIP * WIDE), bool)
+        for j in _right_of(i, len(floor)):
+            cosine, _ = self.tile(self.unit[:, i], self.unit[:, j])
+            mask, other = (space[: cosine.size].reshape(cosine.shape) for space in masks)
+            np.logical_or(np.greater(cosine, floor[j], out=mask), np.greater(cosine, floor[i, None], out=other), out=mask)
+            if j == i:
+                mask[:] = np.triu(mask, 1) | np.eye(len(mask), dtype=bool)
+            held = np.flatnonzero(mask)
+            starts = np.arange(len(cosine) + 1) * cosine.shape[1]
+            row = np.repeat(np.arange(len(cosine), dtype=np.int16), np.diff(np.searchsorted(held, starts)))
+            found.append((row, (held - (starts - j.start)[row]).astype(np.int32), cosine.reshape(-1).take(held)))
+        row, column, value = (np.concatenate(part) for part in zip(*found))
+        return row, column, value
 
     def rows(self, row: int, best: np.ndarray) -> np.ndarray:
         """Who may come closer by a pick of `row`."""
         return np.flatnonzero(self.unit[:, row] @ self.unit > 2 * best - 1 - self.error)
 
     def share_above(self, best: np.ndarray) -> float:
-        """The share of similarities above their row's best, from 32 rows."""
-        some = np.arange(0, len(best), max(1, len(best) // 32))
-        return float((self.unit[:, some].T @ self.unit > (2 * best[some] - 1 - self.error)[:, None].astype(np.float32)).mean())
+        """The share of similarities above the best of one of their two rows, from one row in 256 and 32 at least."""
+        some, floor = np.arange(0, len(best), max(1, min(256, len(best) // 32))), (2 * best - 1 - self.error).astype(np.float32)
+        found = [self.unit[:, i].T @ self.unit > np.minimum(floor[i, None], floor) for i in np.array_split(some, -(-len(some) // 32))]
+        return float(np.mean([above.mean() for above in found]))
 
 
 class _Lists:
-    """Gains once few similarities are above their row's best: each row has the list of those whom it can still bring closer. Others never will be."""
+    """Gains once few similarities are above the best of one of their two rows: only these are held, in two lists a row, with those after it and those before
+    it. What falls below both never comes back. `gain` (n,), at most: half of what the lists of a row hold above the `floor` of each other row; every pick
+    lowers it."""
 
-    def __init__(self, dense: _Dense, best: np.ndarray, made_at: int, upper: np.ndarray) -> None:
-        self.weight, self.error, self.even = dense.weight, dense.error, bool((dense.weight == 1).all())
-        n, strip, floor = len(best), max(8, STRIP * WIDE // max(len(best), WIDE)), self._floor(best)
-        rows, cosines, count = [], [], np.zeros(n + 1, np.int64)
-        for first in range(0, n, strip):
-            i = slice(first, min(first + strip, n))
-            cosine, room = dense.tile(dense.unit[:, i], dense.unit)
-            held = np.flatnonzero(np.greater(cosine, floor, out=room.reshape(-1).view(bool)[: cosine.size].reshape(cosine.shape)))
-            ends = np.searchsorted(held, np.arange(i.stop - first + 1) * n)
-            count[first + 1 : i.stop + 1] = np.diff(ends)
-            rows.append((held - np.repeat(np.arange(i.stop - first) * n, np.diff(ends))).astype(np.int32))
-            cosines.append(cosine.reshape(-1).take(held))
-        self.start = np.cumsum(count)
-        self.row, self.cosine = np.concatenate(rows), np.concatenate(cosines)
-        del rows, cosines
-        self.compact(best, made_at, upper)
+    def __init__(self, dense: _Dense, best: np.ndarray) -> None:
+        from scipy.sparse import csr_array
 
-    def _floor(self, best: np.ndarray) -> np.ndarray:
-        return (2 * best - 1 - self.error).astype(np.float32)
+        self.weight, self.error, n = dense.weight.astype(np.float64) / 2, dense.error, len(best)
+        self.floor = 2 * best - 1 - self.error
+        pieces, count = [], np.zeros(n, np.int64)
+        for first in range(0, n, STRIP):
+            i = slice(first, min(first + STRIP, n))
+            row, column, cosine = dense.above(i, (self.floor - 2.0**-23).astype(np.float32))
+            order = np.argsort(row, kind="stable")
+            count[i] = np.bincount(row, minlength=i.stop - i.start)
+            pieces.append((column[order], cosine[order]))
+        size = int(count.sum())
+        self.row, self.cosine = np.empty(2 * size, np.int32), np.empty(2 * size, np.float32)
+        np.concatenate([column for column, _ in pieces], out=self.row[:size])
+        np.concatenate([cosine for _, cosine in pieces], out=self.cosine[:size])
+        del pieces
+        start = np.append(0, count.cumsum())
+        narrow = start.astype(np.int32) if size < 1 << 31 else start  # else scipy would widen the columns too
+        turned = csr_array((self.cosine[:size], self.row[:size], narrow), shape=(n, n)).tocsc()
+        self.row[size:], self.cosine[size:] = turned.indices, turned.data
+        self.start = np.concatenate([start[:-1], size + turned.indptr[:-1]])
+        self.count = np.concatenate([count, np.diff(turned.indptr) - 1])  # without the row itself, which comes last
+        self.gain = self._sums()
 
-    def compact(self, best: np.ndarray, made_at: int, upper: np.ndarray) -> None:
-        """Let go of what is no longer above its row's best, and lower `upper` to that."""
-        self.made_at, n, floor, end = made_at, len(best), self._floor(best), 0
-        step, start = max(1, (n << 17) // max(len(self.row), 1)), np.zeros(n + 1, np.int64)
+    def _lists(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The rows of both lists of `rows`, which lists these are, how long, and where they lie one after the other."""
+        twice = np.concatenate([rows, rows])
+        lists = twice.copy()
+        lists[len(rows) :] += len(self.floor)
+        count = self.count[lists]
+        ends = count.cumsum()
+        return twice, lists, count, np.arange(ends[-1]) + np.repeat(self.start[lists] - ends + count, count)
+
+    def _sums(self) -> np.ndarray:
+        """(n,) `gain`, made from the lists."""
+        n = len(self.floor)
+        gain, step = np.empty(n), max(1, (n << 17) // len(self.row))
         for first in range(0, n, step):
-            cuts = self.start[first : min(first + step, n) + 1]
-            row, cosine = self.row[cuts[0] : cuts[-1]], self.cosine[cuts[0] : cuts[-1]]
-            above = cosine - floor[row]
-            held = np.flatnonzero(above > 0)
-            count = np.diff(np.searchsorted(held, cuts - cuts[0]))
-            row, above, i = row[held], above[held], slice(first, first + len(count))
-            upper[i] = np.minimum(upper[i], self._sums(row, above, count))
-            here = slice(end, end := end + len(held))
-            self.row[here], self.cosine[here] = row, cosine[held]  # never past what is still to be read
-            start[first + 1 : first + len(count) + 1] = start[first] + np.cumsum(count)
-        self.start, self.row, self.cosine = start, self.row[:end].copy(), self.cosine[:end].copy()
+            rows = np.arange(first, min(first + step, n))
+            twice, _, count, at = self._lists(rows)
+            other = self.row[at]
+            above = np.maximum(self.cosine[at] - self.floor[other], 0) * self.weight[other]
+            gain[rows] = np.bincount(np.repeat(twice - first, count), above, len(rows))
+        return gain
 
-    def _sums(self, row: np.ndarray, above: np.ndarray, count: np.ndarray) -> np.ndarray:
-        """(m,) gains of m lists of `count` entries each, at most: `above` is too high by the error."""
-        return np.bincount(np.repeat(np.arange(len(count)), count), above if self.even else above * self.weight[row], len(count)) / 2
+    def highest(self, best: np.ndarray, upper: np.ndarray) -> int:
+        """The row with the highest bound; of equals the first, and rows lie in uid order."""
+        return int(upper.argmax())
 
-    def first(self, row: int, upper: np.ndarray) -> np.ndarray:
-        """Whom to refresh first."""
-        return np.array([row])
-
-    def refresh(self, could: np.ndarray, most: float, best: np.ndarray, upper: np.ndarray) -> np.ndarray:
-        """Lower `upper` of some of the rows `could`, the highest, to what `best` makes of them. Returns these."""
-        if len(could) > 64:
-            could = could[np.argpartition(-upper[could], 64)[:64]]
-        start, count = self.start[could], self.start[could + 1] - self.start[could]
-        at = np.arange(count.sum()) + np.repeat(start - np.cumsum(count) + count, count)
-        row = self.row[at]
-        above = self.cosine[at] - self._floor(best[row])
-        upper[could] = np.minimum(upper[could], self._sums(row, np.maximum(above, 0, out=above), count))
-        return could
+    def moved(self, rows: np.ndarray, best: np.ndarray, upper: np.ndarray) -> None:
+        """`rows` came closer: lower `upper` by what others could have brought them, and let go of what they have below `best`."""
+        twice, lists, count, at = self._lists(rows)
+        other, cosine, low = self.row[at].astype(np.intp), self.cosine[at], np.repeat(self.floor[twice], count)
+        self.floor[rows] = 2 * best[rows] - 1 - self.error
+        high, fall = np.repeat(self.floor[twice], count), np.maximum(cosine, low)
+        np.minimum(fall, high, out=fall)
+        fall -= low
+        fall *= np.repeat(self.weight[twice], count)
+        np.subtract.at(self.gain, other, fall)
+        np.minimum(upper, self.gain, out=upper)
+        held = np.flatnonzero(cosine > np.minimum(high, self.floor[other]))
+        ends = np.searchsorted(held, count.cumsum())
+        left = ends.copy()
+        left[1:] -= ends[:-1]
+        to = np.arange(len(held)) + np.repeat(self.start[lists] - ends + left, left)
+        self.count[lists], self.row[to], self.cosine[to] = left, other[held], cosine[held]
 
     def rows(self, row: int, best: np.ndarray) -> np.ndarray:
         """Who may come closer by a pick of `row`."""
-        at = slice(self.start[row], self.start[row + 1])
-        return self.row[at][self.cosine[at] > 2 * best[self.row[at]] - 1 - self.error].astype(np.int64)
+        *_, at = self._lists(np.array([row]))
+        other = self.row[at]
+        return other[self.cosine[at] > self.floor[other]].astype(np.int64)
 
 
-def _pieces(stop: int, start: int = 0) -> Iterator[slice]:
-    """`start` to `stop` in pieces of WIDE at most, all of about the same length."""
-    count = -(-(stop - start) // WIDE)
+def _pieces(stop: int, start: int = 0, width: int = 0) -> Iterator[slice]:
+    """`start` to `stop` in pieces of `width` at most (0 = WIDE), all of about the same length."""
+    count = -(-(stop - start) // (width or WIDE))
     for piece in range(count):
         yield slice(start + piece * (stop - start) // count, start + (piece + 1) * (stop - start) // count)
+
+
+def _right_of(strip: slice, stop: int) -> Iterator[slice]:
+    """`strip` itself, and what is right of it, in pieces: with all strips each pair of rows comes once, but for the pairs inside a strip."""
+    yield strip
+    yield from _pieces(stop, strip.stop)

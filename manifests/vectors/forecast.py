@@ -22,6 +22,7 @@ FIXED = 48 << 20  # bytes of temporary arrays that no count below names
 FEW_ARRAYS = 16 << 20  # the same where the count names nearly all of them
 PAIR = 128  # bytes of a pair from when it is found until the star rule has folded it
 FOUND = 4  # rows for every pair that a forecast counts on
+ORDERED = 12_000  # values touched in the time that it takes to put one row into uid order, its cluster and keeper order, among a million
 
 
 @dataclass(frozen=True)
@@ -109,24 +110,26 @@ def inside_clusters(rows: int, dim: int, clusters: int | None, rounds: int = 6, 
     where there are more, `manifests.vectors.copies.pairs_inside` sees whether they fit.
 
     clusters  None: as `dedup.semantic` chooses them
-    visits    other clusters that a row is compared with, on average
+    visits    other clusters that a row is compared with, on average: 0.15 to 3 were measured, the more the less the clusters are those that are there
     """
     clusters = max(1, min(clusters or (1 if rows <= TILE else round(rows**0.5)), rows))
     drawn = min(rows, sample * clusters) if clusters > 1 else 0
     compared = rows * (0.6 + visits) * rows / clusters
     products = drawn * rounds * clusters + rows * clusters + compared
-    touched = 36 * drawn * rounds * dim + 5 * products + (80 + 60 * visits) * rows * dim
+    touched = 36 * drawn * rounds * dim + 5 * products + (80 + 60 * visits) * rows * dim + ORDERED * rows
     borders = 24 * clusters * clusters if visits else 0
     leaning = (24 * clusters + 8 * dim) * min(rows, TILE) if visits else 0  # rows whose differences from their centres are looked at
-    at_work = max(_at_work(rows, dim, clusters, 2 * drawn * dim), leaning)
-    memory = FEW_ARRAYS + rows * (120 + 32 * visits + PAIR / FOUND) + borders + 16 * clusters * dim + at_work
+    paired = 2 * rows // FOUND if visits else rows  # rows whose cosines to their centres are made
+    at_work = max(_at_work(rows, dim, clusters, 2 * drawn * dim, paired), leaning)
+    left = 8 * min(rows, TILE) * dim  # a block in float64: what is freed in pieces is not all used again by the next step
+    memory = (2 << 20) + rows * (120 + 32 * visits + PAIR / FOUND) + borders + 16 * clusters * dim + at_work + left
     return Forecast(products * dim, touched, int(memory))
 
 
-def _at_work(rows: int, dim: int, clusters: int, drawn: int) -> int:
-    """Bytes of `clusters.kmeans` on `drawn` bytes of rows, or of the cosines to the centres that come after it: 8192 at a time, in float64."""
+def _at_work(rows: int, dim: int, clusters: int, drawn: int, compared: int) -> int:
+    """Bytes of `clusters.kmeans` on `drawn` bytes of rows, or of the cosines of `compared` rows to their centres after it: 8192 at a time, in float64."""
     block = min(rows, TILE)
-    return max(drawn + 16 * block * dim + 9 * min(block * clusters, 1 << 23), 20 * min(rows, 2 * TILE) * dim)
+    return max(drawn + 16 * block * dim + 9 * min(block * clusters, 1 << 23), 20 * min(compared, 2 * TILE) * dim)
 
 
 def copies(rows: int, dims: Sequence[int], k: int, memory: int) -> Forecast:
@@ -180,9 +183,9 @@ def farthest(rows: int, kept: int, dim: int) -> Forecast:
 
 
 def facility(rows: int, kept: int, dim: int, memory: int) -> Forecast:
-    """`select.facility_location`. As long as pairs are multiplied, half a pass of them for every doubling of the picks, and 16 rows a pick. After t picks about one
-    similarity in t is above its row's best: once these are few, and fit into what `memory` has to spare, they are listed in half a pass more, and each is looked at now
-    and then. A sixth more of them is counted than are meant to be there, for how many there are is told from a few rows."""
+    """`select.facility_location`. As long as pairs are multiplied, half a pass of them for every doubling of the picks, and 16 rows a pick. After t picks about
+    one similarity in t is above its row's best: once these are few, and fit into what `memory` has to spare, they are listed in half a pass more, and each is
+    looked at now and then. 16 bytes are counted for each, a third more than it takes: how many there are is told from a few rows."""
     fixed = Forecast(0, 0, (2 << 20) + rows * (4 * dim + 300) + 20 * min(rows, 2 * TILE) * dim)
     room = spare(fixed, memory)
     share = min(0.03, room / (16 * max(rows, 1) ** 2)) if kept > 20 else 0.0
@@ -190,7 +193,7 @@ def facility(rows: int, kept: int, dim: int, memory: int) -> Forecast:
     swept = np.log2(max(2, picks)) / 2 + 16 * picks / max(rows, 1)
     is_listed = picks < kept
     touched = (3.5 * swept + is_listed * (5 + 500 * share)) * rows * rows + 6e5 * kept
-    return Forecast((swept + is_listed / 2) * rows * rows * dim, touched, fixed.memory + int(min(14 * share * rows * rows, room)))
+    return Forecast((swept + is_listed / 2) * rows * rows * dim, touched, fixed.memory + int(min(16 * share * rows * rows, room)))
 
 
 def spare(forecast: Forecast, memory: int) -> int:
@@ -215,7 +218,7 @@ def clustered(rows: int, dim: int, clusters: int, resampling: int = 0, nearest: 
     drawn, again, among = min(rows, 256 * clusters), min(rows, nearest * clusters), min(rows, SOUGHT * clusters) * is_sought
     sought = (among + resampling * min(again, among)) * clusters * dim
     fitted, assigned = 20 * drawn + 10 * resampling * again, (1 + resampling) * rows
-    memory = FEW_ARRAYS + 160 * rows + 28 * clusters * dim + _at_work(rows, dim, clusters, 2 * max(drawn, again) * dim + 8 * among * dim)
+    memory = FEW_ARRAYS + 160 * rows + 28 * clusters * dim + _at_work(rows, dim, clusters, 2 * max(drawn, again) * dim + 8 * among * dim, rows)
     return Forecast((fitted + assigned) * clusters * dim, (fitted + assigned) * (5 * clusters + 36 * dim) + sought, memory)
 
 

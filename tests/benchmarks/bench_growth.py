@@ -32,12 +32,12 @@ from curate.select.kcenter import kcenter
 from curate.select.random import random
 from curate.writing import finish
 from manifests.likeness import candidates
-from manifests.memory import Sampler, private_bytes
 from manifests.publish import publish_table
 from manifests.shards.index import INDEX_SCHEMA
 from manifests.shards.pool_yaml import PoolDescription, Shard, open_pool
 from manifests.vectors.store import Vectors
 from tests.benchmarks.bench_hamming import RADIUS, planted, pool_of, with_views
+from tests.benchmarks.bench_semantic import watched
 from tests.small_pool import crops, jpeg, samples, write_pool
 
 DIM = 128
@@ -172,11 +172,8 @@ def append(names: list[str]) -> None:
 
 def one(name: str, rows: int) -> None:
     """One line of JSON: CPU seconds, and private bytes at the peak beyond what stood before."""
-    run = WORK[name](np.random.default_rng(0), rows)
-    before, cpu = private_bytes() or 0, time.process_time()
-    with Sampler() as held:
-        run()
-    print(json.dumps({"work": name, "rows": rows, "seconds": time.process_time() - cpu, "bytes": (held.peak or 0) - before}), flush=True)
+    _, cpu, _, peak = watched(WORK[name](np.random.default_rng(0), rows))  # five samples a second would miss the peak of work that takes one
+    print(json.dumps({"work": name, "rows": rows, "seconds": cpu, "bytes": peak}), flush=True)
 
 
 def plot(found: list[dict], path: Path) -> None:

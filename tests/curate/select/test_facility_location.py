@@ -98,7 +98,6 @@ def test_many_rows_in_every_way_of_bounding(sparse):
     picks, gains = plain_greedy(similarities(z), uid, 60, np.zeros(600, bool), 9)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "WIDE", 250)
-        patch.setattr(module, "NARROW", 150)
         got = with_settings(32, sparse, unit_pool(z, uid), Share(count=60))
     assert picks_of(got) == picks
     np.testing.assert_allclose(got.columns["facility_location_gain"][picks], gains, atol=1e-6)
@@ -146,6 +145,73 @@ def test_a_killed_run_goes_on_from_its_state():
     np.testing.assert_array_equal(
         facility_location(pool, vectors="z", keep=Share(count=40)).columns["facility_location_rank"], whole.columns["facility_location_rank"]
     )
+
+
+def test_bounds_of_the_lists_follow_every_pick():
+    z, n, k = noisy_unit_vectors(7, 300, 12, 40, 0.4), 300, 80
+    z[200:220] = z[:20]  # equal rows count for two
+    v = Vectors.of(z)
+    greedy = module._Greedy(v.subset(np.delete(np.arange(n), np.arange(200, 220))), np.r_[np.full(20, 2.0), np.ones(n - 40)], 1 << 30)
+    s = similarities(z)[:, np.delete(np.arange(n), np.arange(200, 220))]
+    state = greedy.protected(2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SPARSE", 1.0)
+        patch.setattr(module, "STRIP", 32)
+        for _ in range(k):
+            state = greedy.pick(state)
+            assert isinstance(greedy.bounds, module._Lists)
+            exact = np.maximum(s - s[:, state[0] >= 0].max(1)[:, None], 0).sum(0)
+            slack = greedy.bounds.gain - exact
+            assert slack.min() > -1e-9
+            assert slack.max() < n * greedy.bounds.error
+    assert greedy.bounds.count.sum() < n * n / 4
+
+
+@pytest.mark.parametrize("off", [0, -0.9, 0.9])  # of the error that is reckoned with
+def test_dense_bounds_are_tight_and_never_too_low(off):
+    z = noisy_unit_vectors(9, 700, 16, 90, 0.5)
+    s, weight, rng = similarities(z), np.random.default_rng(9).integers(1, 4, 700).astype(np.float64), np.random.default_rng(9)
+    exact = lambda best: weight @ np.maximum(s - best[:, None], 0)
+    dense = module._Dense(Vectors.of(z), weight)
+    best, tile, dense.error = s[:, [3]].max(1), dense.tile, 1e-3  # as if products were this coarse, so that nothing else matters
+
+    def as_bad_as_may_be(block, other):
+        cosine, room = tile(block, other)
+        return np.add(cosine, np.float32(off * dense.error), out=cosine), room
+
+    dense.tile = as_bad_as_may_be
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "STRIP", 96)
+        patch.setattr(module, "WIDE", 200)
+        dense.start(best)
+        near = 4 * weight.sum() * dense.error
+        assert (dense.gain + dense.slack - exact(best)).min() >= 0
+        assert (dense.gain + dense.slack - exact(best)).max() < near
+        later = s[:, [3, 70, 400]].max(1)
+        few, gain = rng.permutation(700)[:30], dense.gain + dense.slack
+        direct = dense._gains(few, later) - exact(later)[few]
+        assert direct.min() >= 0
+        assert direct.max() < near
+        moved = np.flatnonzero(later > best)
+        for first in range(0, len(moved), 96):
+            fall, slack = dense._fall(moved[first : first + 96], later, dense.unit)
+            gain += slack - fall
+        assert (gain - exact(later)).min() >= 0
+        assert (gain - exact(later)).max() < 2 * near
+
+
+def test_a_run_that_goes_on_late_needs_no_pass_of_all_pairs(monkeypatch):
+    z = noisy_unit_vectors(8, 400, 24, 100, 0.3)
+    monkeypatch.setattr(module, "SPARSE", 0.2)
+    greedy = module._Greedy(Vectors.of(z), np.ones(400), 1 << 30)
+    state = greedy.protected(0)
+    for _ in range(60):
+        state = greedy.pick(state)
+    late = module._Greedy(Vectors.of(z), np.ones(400), 1 << 30)
+    monkeypatch.setattr(module._Dense, "start", None)
+    again = late.pick(tuple(a.copy() for a in state))
+    for one, two in zip(again, greedy.pick(state)):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_all_identical_one_row_and_more_than_there_are():
