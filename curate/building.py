@@ -16,7 +16,7 @@ from curate.deciding import Setting, decide
 from curate.engine_local import default_workers, map_tasks
 from curate.frame import Frame
 from curate.generations import Generations, as_grown, generations_of
-from curate.machine import memory_bytes, resolve_device
+from curate.machine import device_workers, memory_bytes, resolve_device
 from curate.measuring import Measured, MeasureTask, measure_shard, part_path
 from curate.memory import fitting_workers, held_under, refuse_early, shares
 from curate.plan import (
@@ -304,7 +304,7 @@ def measure_pool(
 
 
 def _measure(recipe: Recipe, pool: PoolDescription, root: Path, options: Options, last: str | None) -> dict[str, Measured]:
-    """What the tasks of one pool report, by shard; the measures that need a device run after the others, in this process."""
+    """What the tasks of one pool report, by shard; the measures that need a device run after the others, in one process or, on CUDA, in several."""
     wanted = None if last is None else {s.id for s in measures_for(recipe, last)}
     known = cached_digests(root, pool, options.recheck)
     results: dict[str, Measured] = {}
@@ -312,7 +312,8 @@ def _measure(recipe: Recipe, pool: PoolDescription, root: Path, options: Options
         stages = tuple(s for s in measures_of(recipe, device) if wanted is None or s.id in wanted)
         if device and not stages:
             break
-        workers = 1 if device else fitting_workers(options.workers, options.memory)
+        workers = fitting_workers(options.workers, options.memory)
+        workers = device_workers(options.device, workers, options.memory) if device else workers
         place, (share, room) = options.device if device else "cpu", shares(workers, options.memory)
         tasks = [
             MeasureTask(s, root, stages, results[s.id].input_digest if device else known.get(s.id), place, pool.classes, share, room)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from manifests.errors import Refusal
 
+CUDA_BYTES, CUDA_HOST_BYTES = 4 << 30, 2 << 30  # what a process with an encoder takes of the card, and of the machine's private memory
+
 
 def resolve_device(device: str) -> str:
     """`auto` -> cuda, mps or cpu. Raises `Refusal` [bad-value] for a device that is not there."""
@@ -19,6 +21,19 @@ def resolve_device(device: str) -> str:
     if not have.get(device):
         raise Refusal("bad-value", "--device", f"{device} is not available here", "auto, cpu, cuda or mps", "`curate doctor` says what is there")
     return device
+
+
+def device_workers(device: str, workers: int, memory: int) -> int:
+    """How many processes embed side by side: one with all threads, but on CUDA as many of `workers` as the card's free memory and `memory` hold.
+
+    One process decodes less than such a card embeds. How many there are reaches no byte of the run.
+    """
+    if device != "cuda":
+        return 1
+    import torch
+
+    free, _ = torch.cuda.mem_get_info()
+    return max(1, min(workers, free // CUDA_BYTES, memory // CUDA_HOST_BYTES))
 
 
 def memory_bytes(given: str | int | None) -> int:

@@ -1,6 +1,7 @@
 """The measure pass: shard in, one aligned part a measure out. One task a shard; one decode serves all measures of the task."""
 
 import functools
+import inspect
 import json
 import os
 from collections.abc import Iterator
@@ -14,12 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.engine_local import alone
-from curate.pool import Batch, Columns, FilePath
+from curate.pool import Batch, Columns, FilePath, Look
 from curate.recipe import ResolvedStage
 from curate.stages import STAGES
 from manifests.digest import digest, file_digest
 from manifests.errors import Refusal
-from manifests.images import Undecodable, header
+from manifests.images import Undecodable, Window, header
 from manifests.memory import enough, give_back, size
 from manifests.publish import publish_table, published_digest
 from manifests.shards.pool_yaml import Shard
@@ -230,11 +231,20 @@ def _measure_batch(
     pieces: dict[str, list[Columns]], faults: dict[str, list[str | None]],
 ) -> None:  # fmt: skip
     """Every stage's columns of a batch, appended to `pieces`, and its faults to `faults`. The decoded pixels go with the batch."""
-    batch = Batch(payloads, texts, task.device)
+    batch = Batch(payloads, texts, task.device, looks(stages))
     for stage in stages:
         batch.faults = [None] * len(batch)
         pieces[stage.id].append(stage.function(batch, **stage.parameters))
         faults[stage.id].extend(batch.faults)
+
+
+def looks(stages: list[ResolvedStage]) -> dict[Window | None, list[Look]]:
+    """What the measures ask of each picture, under each window: for `Batch`."""
+    found: dict[Window | None, dict[Look, None]] = {}
+    for stage in stages:
+        if asked := getattr(inspect.getmodule(stage.function), "LOOKS", ()):
+            found.setdefault(stage.parameters.get("window"), {}).update(dict.fromkeys(asked))
+    return {window: list(asked) for window, asked in found.items()}
 
 
 def _publish(

@@ -38,6 +38,7 @@ __all__ = [
 Columns = dict[str, "np.ndarray | pa.Array"]  # name -> one value a row; (b, d) float16 is a vector column
 State = tuple[np.ndarray, ...]
 Look = Callable[[np.ndarray], Any]  # what a measure takes of a picture's pixels
+LooksByWindow = Mapping[images.Window | None, Sequence[Look]]
 Seen = TypeVar("Seen")
 
 
@@ -80,9 +81,7 @@ class Batch:
     faults      what is wrong with each row, or None. Whoever asks for pixels of a broken image leaves its slug here and gets zeros: a measure needs no `try`
     """
 
-    def __init__(
-        self, payloads: list[Any], texts: list[str | None] | None = None, device: str = "cpu", looks: Mapping[images.Window | None, Sequence[Look]] | None = None
-    ) -> None:
+    def __init__(self, payloads: list[Any], texts: list[str | None] | None = None, device: str = "cpu", looks: LooksByWindow | None = None) -> None:
         self.payloads, self.device, self.looks = payloads, device, looks or {}
         self.texts = texts if texts is not None else [None] * len(payloads)
         self.faults: list[str | None] = [None] * len(payloads)

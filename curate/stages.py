@@ -12,7 +12,7 @@ ANY_MACHINE, SAME_DEVICE = "any machine", "same device class"  # SAME_DEVICE: an
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of the table. `needs_device`: runs an encoder, in one process on the device, and not in the worker processes."""
+    """One row of the table. `needs_device`: runs an encoder, after the others, in one process on the device (on CUDA in several)."""
 
     kind: str
     version: int
@@ -24,19 +24,19 @@ STAGES = {
     "measure.index": Stage(MEASURE, 1),
     "measure.quality": Stage(MEASURE, 1),
     "measure.exact_hash": Stage(MEASURE, 1),
-    "measure.perceptual_hash": Stage(MEASURE, 2),
+    "measure.perceptual_hash": Stage(MEASURE, 3),
     "measure.difference_hash": Stage(MEASURE, 1),
     "measure.vectors": Stage(MEASURE, 1, SAME_DEVICE, needs_device=True),
     "keep.where": Stage(DECISION, 1),
     "keep.list": Stage(DECISION, 1),
     "dedup.exact": Stage(DECISION, 2),
     "dedup.perceptual": Stage(DECISION, 3),
-    "dedup.copies": Stage(DECISION, 2, SAME_DEVICE),
+    "dedup.copies": Stage(DECISION, 3, SAME_DEVICE),
     "dedup.all_pairs": Stage(DECISION, 2),
     "dedup.semantic": Stage(DECISION, 2),
     "dedup.semdedup": Stage(DECISION, 2),
     "dedup.mutual": Stage(DECISION, 2),
-    "leakage.images": Stage(DECISION, 3, SAME_DEVICE),
+    "leakage.images": Stage(DECISION, 4, SAME_DEVICE),
     "labels.neighbours": Stage(DECISION, 1),
     "reduce.redundancy": Stage(DECISION, 2),
     "reduce.series": Stage(DECISION, 1),

@@ -11,16 +11,21 @@ import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import simplejpeg
+import xxhash
 from PIL import Image
 
 from manifests.errors import Refusal
 
-__all__ = ["MAX_PIXELS", "Header", "Undecodable", "Window", "decode", "encode_webp", "header", "resize", "shrink", "thumbnail", "upright", "values"]
+__all__ = [
+    "MAX_PIXELS", "Header", "Undecodable", "Window", "beyond", "decode", "encode_webp", "glance", "header", "resize", "shrink", "thumbnail", "upright", "values",
+]  # fmt: skip
 
+GLANCE = 64  # the least side of what is seen at a glance
 MAX_PIXELS = 100_000_000  # larger pictures are refused as `too_large`; one frame of an animation counts
 
 MAGIC = (  # (offset, bytes, format); SVG, EPS, PDF and other programs in disguise are never opened
@@ -134,6 +139,24 @@ def values(data: bytes | memoryview) -> np.ndarray:
     return _with_pillow(data, _sniff(data), lambda p: np.asarray(p.convert("RGBA") if p.mode in ("P", "PA") or "transparency" in p.info else p))
 
 
+def beyond(data: bytes | memoryview) -> bytes:
+    """What `decode` does not show of a picture, as 16 bytes: a digest of its deep grey, its transparency or its inks as stored; zeros where it has nothing of these,
+    where all of it is opaque, and where it cannot be decoded."""
+    try:
+        found = header(data)
+        stored = values(data) if found.bits > 8 or found.channels in (2, 4) else None
+    except Undecodable:
+        return bytes(16)
+    if stored is None or (found.bits <= 8 and stored.shape[2:] in ((2,), (4,)) and found.mode != "CMYK" and (stored[:, :, -1] == 255).all()):
+        return bytes(16)
+    return xxhash.xxh3_128_digest(np.array(stored.shape, np.int64).tobytes() + np.ascontiguousarray(stored, np.float64).tobytes())
+
+
+def glance(pixels: np.ndarray) -> np.ndarray:
+    """The small grey picture that all measures of light and likeness share: `shrink` to a shorter side of 64 to 127 pixels."""
+    return shrink(pixels, GLANCE)
+
+
 def shrink(pixels: np.ndarray, min_side: int | None = None) -> np.ndarray:
     """(h, w, 3) uint8 to (h', w') uint8 grey, each value the mean of a square of f × f pixels; exact whole-number arithmetic.
 
@@ -145,17 +168,22 @@ def shrink(pixels: np.ndarray, min_side: int | None = None) -> np.ndarray:
     rows, columns = height // f, width // f
     top, left = height % f // 2, width % f // 2
     inner = pixels[top : top + rows * f, left : left + columns * f]
-    kind = np.float32 if f <= 16 else np.float64  # sums below 2 ** 24 are exact in float32, whatever order the BLAS adds in
-    weights: np.ndarray = np.tile(LUMA, f).astype(kind)
+    weights = _luma(f)
     divisor = (np.uint32 if f <= 256 else np.uint64)(256 * f * f)
     out = np.empty((rows, columns), np.uint8)
-    step = max(1, (1 << 20) // (f * width * 3))  # about a megabyte at a time: stays in the cache
+    step = max(1, (1 << 18) // (f * width * 3))  # so few bytes at a time that what is made of them stays in the cache beside the picture
     for start in range(0, rows, step):
         stop = min(start + step, rows)
         summed = _sum_of_rows(inner[start * f : stop * f], f)
-        gray = (summed.astype(kind).reshape(-1, 3 * f) @ weights).astype(divisor.dtype)
+        gray = (summed.astype(weights.dtype).reshape(-1, 3 * f) @ weights).astype(divisor.dtype)
         out[start:stop] = ((gray + divisor // 2) // divisor).reshape(stop - start, columns)
     return out
+
+
+@lru_cache(maxsize=512)
+def _luma(f: int) -> np.ndarray:
+    """(3 f,): the weights of f pixels. Sums below 2 ** 24 are exact in float32, whatever order the BLAS adds in."""
+    return np.tile(LUMA, f).astype(np.float32 if f <= 16 else np.float64)
 
 
 def _sum_of_rows(block: np.ndarray, f: int) -> np.ndarray:
@@ -347,15 +375,16 @@ def _jpeg_header(data: bytes | memoryview) -> Header:
     """A walk over the markers up to the frame header."""
     view, at, orientation = memoryview(data), 2, 1
     while True:
-        while view[at] == 0xFF and view[at + 1] == 0xFF:
-            at += 1
         mark, marker = view[at], view[at + 1]
         if mark != 0xFF:
             raise ValueError("no marker where one must be")
-        if marker in (0x01, *range(0xD0, 0xD8)):
+        if marker == 0xFF:
+            at += 1
+            continue
+        if marker == 0x01 or 0xD0 <= marker < 0xD8:
             at += 2
             continue
-        size = int.from_bytes(view[at + 2 : at + 4], "big")
+        size = view[at + 2] << 8 | view[at + 3]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             bits, height, width, channels = struct.unpack(">BHHB", view[at + 4 : at + 10])
             return Header("jpeg", width, height, channels, {1: "L", 4: "CMYK"}.get(channels, "RGB"), bits, 1, orientation)

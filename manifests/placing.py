@@ -13,11 +13,13 @@ import numpy as np
 
 from manifests.likeness import TURNS, turn_pixels
 
-__all__ = ["SQUARE", "Proposal", "areas_of", "by_areas", "by_points", "drifted", "turned_box"]
+__all__ = ["SQUARE", "Proposal", "areas_of", "by_areas", "by_cells", "by_points", "drifted", "turned_box"]
 
 SIDE = 160  # pixels of the longer side of what is kept of a picture
 SQUARE = 32  # an area squashed to a square, to be compared with others in all turns
 ALIKE = 0.5  # correlation of two squares from which their areas are laid on each other
+LIGHT = 1.0  # grey levels within which cells differ by one light
+AGREE = 0.6  # share of such cells from which whole pictures are laid on each other
 MOST = 4  # proposals by areas; no more are ever tried
 SEAM = 3.0  # times the usual step from line to line, in most bands: there two pictures of a collage meet
 BANDS = 8
@@ -117,6 +119,21 @@ def by_areas(left: tuple[list[Area], np.ndarray, int], right: tuple[list[Area], 
         clips = mine[i] if i >= len(mine) - my_parts else mine[0], rect if j >= len(theirs) - their_parts else whole
         found.append(Proposal(20 * float(like[i, j, turn]), int(turn), (sx, sy, x0 - sx * u0, y0 - sy * v0), *clips, (int(i), int(j))))
     return found
+
+
+def by_cells(left: Area, mine: np.ndarray, right: Area, theirs: np.ndarray) -> list[Proposal]:
+    """Two whole pictures, by their squares of 16ths of a grey level, in the turn in which most cells differ by one light; none where these are too few.
+
+    A box over a smooth picture outweighs all else in a correlation, and here is what does not agree.
+    """
+    off = mine.ravel().astype(np.int64) - theirs.ravel().astype(np.int64)[TURNED]
+    agrees = (np.abs(off - np.median(off, axis=1, keepdims=True)) <= 16 * LIGHT).mean(1)
+    turn = int(np.argmax(agrees))
+    if agrees[turn] < AGREE:
+        return []
+    rect = turned_box(right, right[2], right[3], turn)
+    sx, sy = left[2] / rect[2], left[3] / rect[3]
+    return [Proposal(20 * float(agrees[turn]), turn, (sx, sy, 0.0, 0.0), left, rect, (0, 0))]
 
 
 TURNED = np.stack([turn_pixels(np.arange(SQUARE * SQUARE).reshape(1, SQUARE, SQUARE), turn)[0].ravel() for turn in range(TURNS)])

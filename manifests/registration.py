@@ -8,7 +8,8 @@ but for a part that may be covered; and no more than a third of the blocks that 
 """
 
 import math
-from dataclasses import astuple, dataclass
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from manifests import images
 from manifests.blocks import BLOCK, blocks, means, smoothed
 from manifests.likeness import TURNS, border, thumbnail, turn_pixels
-from manifests.placing import SIDE, SQUARE, Area, Proposal, areas_of, by_areas, by_points, drifted, turned_box
+from manifests.placing import SIDE, SQUARE, Area, Proposal, areas_of, by_areas, by_cells, by_points, drifted, turned_box
 
 __all__ = ["AREA", "BYTES", "FIELDS", "Match", "Seen", "aligned", "glance", "register", "see"]
 
@@ -30,6 +31,7 @@ INSIDE = 3  # of them inside, where the outermost blocks are left out
 STRAIGHT = 0.02  # slopes across the main direction, as a share of those along it: less is nothing but parallel lines, which fit in many places
 ALL = 0.95  # of both pictures: more is the whole picture
 AREA = 0.2  # of one of the two pictures that must lie in the common area
+HALF = 0.5  # ... of both, borders counted, where the way back alone finds it: in small cuts one edge of light fits another
 SAME, CONTRAST = (
     2.0,
     40.0,
@@ -167,29 +169,57 @@ def register(left: Seen, right: Seen) -> Match | None:
     near = by_areas((left.areas, left.squares, left.parts), (right.areas, right.squares, right.parts), right.gray.shape)
     near += by_points(_points(left), _points(right), left.gray.shape, right.gray.shape)
     near.sort(key=lambda p: -p.weight)
-    best: tuple[float, int, Match] | None = None
+    best: Ranked | None = None
     for proposal in near[:TRIES]:
-        best = _better(best, _compared(left, right, proposal))
-        if best is not None and best[0] >= CERTAIN:
+        best = _better(best, _ranked(left, right, _compared(left, right, proposal)))
+        if best is not None and best[0] >= CERTAIN and best[1] >= ALL:
             break
     if best is None or best[0] < SURE:
-        alike = [p for p in near if p.areas is not None and p.weight >= 20 * NEAR]
-        for proposal in alike[:DRIFTS]:
-            moved = _moved(left, right, proposal)
-            if moved is not None:
-                best = _better(best, _as_a_whole(left, right, moved), is_whole=True)
-    return _equal(left, right) if best is None or best[0] == 0 else best[2]
+        for proposal in _wholes(left, right, near):
+            best = _better(best, _ranked(left, right, _as_a_whole(left, right, proposal), is_whole=True))
+    if best is None or best[0] == 0:  # a box on one of the two can lead the steps from it to the other astray, and not those back
+        back = by_areas((right.areas, right.squares, right.parts), (left.areas, left.squares, left.parts), left.gray.shape)
+        for proposal in _wholes(right, left, back):
+            match = _as_a_whole(right, left, proposal)
+            if match is not None and min(_area(match.left), _area(match.right)) >= HALF:
+                best = _better(best, _ranked(left, right, _seen_from_the_other(match), is_whole=True))
+    return _equal(left, right) if best is None or best[0] == 0 else best[-1]
+
+
+def _wholes(left: Seen, right: Seen, near: list[Proposal]) -> Iterator[Proposal]:
+    """Where two pictures may lie over each other that blocks say too little of: as they are where most of their cells agree, and where areas that look alike fit best."""
+    yield from by_cells(left.areas[0], left.squares[0], right.areas[0], right.squares[0])
+    alike = [p for p in near if p.areas is not None and p.weight >= 20 * NEAR]
+    yield from (moved for proposal in alike[:DRIFTS] if (moved := _moved(left, right, proposal)) is not None)
+
+
+def _seen_from_the_other(match: Match) -> Match:
+    """The match of the same two with their parts exchanged."""
+    turn = match.turn if match.turn >= 4 else (4 - match.turn) % 4  # a mirrored turn undoes itself
+    return replace(match, turn=turn, left=match.right, right=match.left)
 
 
 def _points(seen: Seen) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return seen.points, seen.sizes, seen.angles, seen.descriptors
 
 
-def _better(best: tuple[float, int, Match] | None, match: Match | None, *, is_whole: bool = False) -> tuple[float, int, Match] | None:
+Ranked = tuple[float, float, float, int, Match]  # the better, the larger; all scores from CERTAIN up are one, so that the larger common area decides
+
+
+def _ranked(left: Seen, right: Seen, match: Match | None, *, is_whole: bool = False) -> Ranked | None:
     if match is None or (not is_whole and match.agreeing < ENOUGH):
-        return best
-    rank = match.score * (1.0 if is_whole else min(1.0, match.agreeing / (2 * ENOUGH))), match.agreeing
-    return (*rank, match) if best is None or rank > best[:2] else best
+        return None
+    score = match.score * (1.0 if is_whole else min(1.0, match.agreeing / (2 * ENOUGH)))
+    parts = ((_area(box) * _area(seen.frame) / seen.gray.size) for box, seen in ((match.left, left), (match.right, right)))
+    return min(score, CERTAIN), max(parts), score, match.agreeing, match
+
+
+def _area(box: Area) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _better(best: Ranked | None, other: Ranked | None) -> Ranked | None:
+    return best if other is None or (best is not None and other[:4] <= best[:4]) else other
 
 
 def _moved(left: Seen, right: Seen, proposal: Proposal) -> Proposal | None:
@@ -327,17 +357,12 @@ def _as_a_whole(left: Seen, right: Seen, proposal: Proposal) -> Match | None:
     if common is None:
         return None
     planes = _grids(left, right, proposal.turn, common, WHOLE, WHOLE)
-    pair, seen = np.stack([smoothed(plane).ravel() / 16 for plane in planes], axis=1), np.ones(WHOLE * WHOLE, bool)
-    for _ in range(3):
-        rest = pair - SURFACE @ np.linalg.lstsq(SURFACE[seen], pair[seen], rcond=None)[0]
-        a, b = rest[seen].T
-        gain = float(a @ b) / max(float(b @ b), 1e-9)
-        off = np.abs(rest[:, 0] - gain * rest[:, 1])
-        seen = off <= 6 * np.median(off[seen]) + 1e-6
-        if seen.mean() < 1 - MOST_COVERED:
-            return None
-    a, b = rest[seen].T
-    if gain <= 0 or min(a.std(), b.std()) < LEAST_DETAIL or _correlation(a, b) < WHOLE_AGREES or _correlation(*pair[seen].T) < WHOLE_SHADE:
+    pair = np.stack([smoothed(plane).ravel() / 16 for plane in planes], axis=1)
+    seen = _uncovered(pair, np.ones(WHOLE * WHOLE, bool))
+    if seen is None:  # a box bends the surfaces that are fitted to all
+        off = np.abs(pair[:, 0] - pair[:, 1] - np.median(pair[:, 0] - pair[:, 1]))
+        seen = _uncovered(pair, off <= max(1.0, 6 * float(np.median(off))))
+    if seen is None:
         return None
     _, _, both, against = blocks(*planes, flat=0.0, noise=LEAST_DETAIL / 2)
     uncovered = seen.reshape(WHOLE // BLOCK, BLOCK, WHOLE // BLOCK, BLOCK).mean((1, 3)).ravel() > 0.9
@@ -350,6 +375,23 @@ def _as_a_whole(left: Seen, right: Seen, proposal: Proposal) -> Match | None:
         return None
     share = float(seen.mean())
     return _match(left, right, proposal.turn, common, share, 1 - share, int(agrees.sum()))
+
+
+def _uncovered(pair: np.ndarray, seen: np.ndarray) -> np.ndarray | None:
+    """(cells,) bool: where (cells, 2) greys are the same but for light and shade, found from the cells `seen`; None where too few are or what they show is not alike."""
+    for _ in range(3):
+        if seen.mean() < 1 - MOST_COVERED:
+            return None
+        rest = pair - SURFACE @ np.linalg.lstsq(SURFACE[seen], pair[seen], rcond=None)[0]
+        a, b = rest[seen].T
+        gain = float(a @ b) / max(float(b @ b), 1e-9)
+        off = np.abs(rest[:, 0] - gain * rest[:, 1])
+        seen = off <= 6 * np.median(off[seen]) + 1e-6
+    if seen.mean() < 1 - MOST_COVERED:
+        return None
+    a, b = rest[seen].T
+    is_alike = min(a.std(), b.std()) >= LEAST_DETAIL and _correlation(a, b) >= WHOLE_AGREES and _correlation(*pair[seen].T) >= WHOLE_SHADE
+    return seen if gain > 0 and is_alike else None
 
 
 AXIS = np.linspace(-1, 1, WHOLE)

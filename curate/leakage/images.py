@@ -11,6 +11,7 @@ import pyarrow as pa
 from curate.pool import Column, Edges, Pool, PoolPaths, State, VectorName, Verdicts
 from manifests.errors import Refusal
 from manifests.hits import Groups, Pairs, Way, closest, gathered, together
+from manifests.images import beyond
 from manifests.likeness import TURNS, Looks, candidates, differences, members, thumbnails
 from manifests.memory import enough, size
 from manifests.registration import AREA, BYTES, FIELDS, Match, Seen, glance, register
@@ -86,7 +87,7 @@ def images(
     Guarantee   a pool that is the evaluation pool is dropped whole. The edges name every evaluation sample that is hit, by whom, how close and how, also where a
                 row shows several. At 28 pixels: precision 0.99, recall 0.97 on re-encoded test images. A picture that cannot be decoded at low resolution has its
                 pixel hash alone. Numbers of verified copies are the same on the same kind of processor (see dedup.copies)
-                The same pixels are the same 8 bits of colour on white: deep grey or transparency that differs beyond that leaks too
+                The same pixels are the same in every bit and in transparency; what differs in these alone is a near leak at 0
     Source      both tests and their limits were set against planted leaks (Fashion-MNIST); verified copies: `dedup.copies`
     against     evaluation pools
     hash        the column of pixel hashes
@@ -108,8 +109,9 @@ def images(
                 picture, with `vectors`; leakage_copied: float64, share of blocks that agree with the closest picture, where one was verified. Edges (a: the row, b:
                 the evaluation sample, of `pool`): score, reason (null = beyond the limits), is_same, difference in grey levels, with `min_copied` copied, and turn,
                 covered, agreeing and the box of either that the other shows; with `min_cosine` cosine
-    Cost        one search of hash neighbours a pool; a decode and 3 * side^2 bytes for each picture with a candidate, on both sides; with `vectors` n m d
-                multiply-adds, with `min_cosine` twice; with `min_copied` 1 to 5 ms a candidate pair that has not the same pixels. 400 bytes a written pair
+    Cost        one search of hash neighbours a pool; a picture whose pixel hash stands on both sides is read, and decoded where it is deep or transparent; a decode and
+                3 * side^2 bytes for each picture with a candidate, on both sides; with `vectors` n m d multiply-adds, with `min_cosine` twice; with `min_copied` 1 to
+                5 ms a candidate pair that has not the same pixels. 400 bytes a written pair
     Errors      [bad-value] for a side that is no multiple of 4, hashes of different lengths, limits outside their range or beyond their floor; [does-not-fit] where the
                 forecast, the thumbnails or the pairs need more than the memory
     """
@@ -220,8 +222,9 @@ def _find(pool: Pool, others: list[Pool], names: list[str], search: Search) -> E
 
 def _pairs(pool: Pool, other: Pool, name: str, search: Search, number: int) -> dict[str, np.ndarray]:
     """The table of one evaluation pool: `a` the row, `b` the sample's uid, `pool`, and what was seen of the pair."""
-    mine, theirs = (Groups.by(keys, p.uid_rank) for p, keys in zip((pool, other), _keys(pool, other, search.hash), strict=True))
-    same = _same(pool, other, search.hash, mine, theirs)
+    keys: tuple[np.ndarray, np.ndarray] = pool.once(f"keys-{number}", lambda: _whole_keys(pool, other, search.hash))  # type: ignore[assignment]
+    mine, theirs = (Groups.by(own, p.uid_rank) for p, own in zip((pool, other), keys, strict=True))
+    same = _same(keys, mine, theirs)
     looks = _looks(pool, mine, other, theirs, search.views)
     near: Pairs = pool.once(f"near-{number}", lambda: _near(pool, mine, other, theirs, looks, same, search))  # type: ignore[assignment]
     ways = [Way("is_same", same, mine, theirs), Way("difference", near, mine, theirs)]
@@ -270,9 +273,23 @@ def _keys(pool: Pool, other: Pool, name: str) -> tuple[np.ndarray, np.ndarray]:
     return mine, theirs
 
 
-def _same(pool: Pool, other: Pool, name: str, mine: Groups, theirs: Groups) -> Pairs:
+def _whole_keys(pool: Pool, other: Pool, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) int64 each: equal where a hash column is, and where it is in both pools also what 8 bits of colour on white do not show."""
+    both = _keys(pool, other, name)
+    number = np.unique(np.concatenate(both), return_inverse=True)[1] if len(pool) and len(other) else np.arange(len(pool) + len(other))
+    keys = number[: len(pool)], number[len(pool) :]
+    more = np.zeros((len(number), 2), np.int64)
+    for p, own, others, first in ((pool, keys[0], keys[1], 0), (other, keys[1], keys[0], len(pool))):
+        shared = np.flatnonzero(np.isin(own, others))
+        for row, payload in zip(shared.tolist(), p.payloads(shared) if len(shared) else (), strict=True):
+            more[first + row] = np.frombuffer(beyond(payload), np.int64)
+    number = np.unique(np.column_stack([number, more]), axis=0, return_inverse=True)[1].reshape(-1) if more.any() else number
+    return number[: len(pool)], number[len(pool) :]
+
+
+def _same(keys: tuple[np.ndarray, np.ndarray], mine: Groups, theirs: Groups) -> Pairs:
     """The pairs of groups with the same pixels, at distance 0."""
-    own, held = (keys[groups.first] for keys, groups in zip(_keys(pool, other, name), (mine, theirs), strict=True))
+    own, held = (of[groups.first] for of, groups in zip(keys, (mine, theirs), strict=True))
     none = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.zeros(len(theirs), bool)
     if not len(own) or not len(held):
         return none

@@ -9,6 +9,7 @@ from manifests.images import Window
 
 WRITES = {"dhash": pa.binary(8)}
 HIGH, WIDE = 8, 9  # nine columns have eight neighbours
+NONE = np.zeros(HIGH * (WIDE - 1), bool)
 
 
 def difference_hash(batch: Batch, *, window: Window | None = None) -> Columns:
@@ -26,9 +27,14 @@ def difference_hash(batch: Batch, *, window: Window | None = None) -> Columns:
     Writes      dhash: fixed binary, 8 bytes, row by row, most significant bit first
     Cost        one full-scale decode, shared with other measures that use no window, and one resampling
     """
-    bits = np.zeros((len(batch), HIGH * (WIDE - 1)), bool)
-    for row, pixels in enumerate(batch.pixels(window=window)):
-        if pixels is not None:
-            small = np.asarray(Image.fromarray(pixels).convert("L").resize((WIDE, HIGH), Image.Resampling.LANCZOS))
-            bits[row] = (small[:, 1:] > small[:, :-1]).ravel()
-    return {"dhash": np.packbits(bits, axis=1)}
+    bits = [NONE if found is None else found for found in batch.seen(rises, window)]
+    return {"dhash": np.packbits(np.array(bits, bool).reshape(-1, len(NONE)), axis=1)}
+
+
+def rises(pixels: np.ndarray) -> np.ndarray:
+    """(64,) bool of (h, w, 3) uint8: where the small grey picture is lighter than to the left."""
+    small = np.asarray(Image.fromarray(pixels).convert("L").resize((WIDE, HIGH), Image.Resampling.LANCZOS))
+    return (small[:, 1:] > small[:, :-1]).ravel()
+
+
+LOOKS = (rises,)

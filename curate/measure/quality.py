@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from curate.pool import Batch, Columns
-from manifests.images import header
+from manifests.images import glance, header
 
-MIN_SIDE = 64  # shared with `perceptual_hash`: one small grey picture serves both
+LOOKS = (glance,)
 WRITES = {
     "width": pa.int32(),
     "height": pa.int32(),
@@ -40,9 +40,9 @@ def quality(batch: Batch) -> Columns:
                 entropy: of the grey histogram, bits, 0 to 8
                 noise: mean absolute step between horizontal neighbours over contrast; about 1.13 for pure noise, 0.1 to 0.5 for photos, 0 where contrast is 0
                 is_animated; orientation: EXIF, 1 to 8; num_pixels, num_bytes
-    Cost        one full-scale decode, shared with the hashes, and some 50 microseconds a picture
+    Cost        one full-scale decode, shared with the hashes, and for 500 pixels some 0.15 ms, two thirds of it for the grey picture that `perceptual_hash` shares
     """
-    pictures = batch.pixels(MIN_SIDE, gray=True)
+    pictures = batch.seen(glance)
     headers = [header(payload) if picture is not None else None for payload, picture in zip(batch.payloads, pictures, strict=True)]
     found: Columns = {
         "width": np.array([h.width if h else 0 for h in headers], np.int32),

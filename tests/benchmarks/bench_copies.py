@@ -154,25 +154,36 @@ def ours(
 
 def our_ways() -> dict[str, Callable[[Half], Found]]:
     """Every dedup.* that compares pictures or their vectors."""
+    from curate.dedup.all_pairs import all_pairs
     from curate.dedup.copies import copies
     from curate.dedup.exact import exact
     from curate.dedup.mutual import mutual
     from curate.dedup.perceptual import perceptual
     from curate.dedup.semantic import semantic
+    from curate.dedup.semdedup import semdedup
 
     long = {"views": "phash256_views", "trimmed": "phash256_trimmed_views"}
     alone = {"max_rms": 256.0, "floor_rms": 256.0, "min_contrast": 0.0}
     by_bits, by_grey, by_score = (lambda e: -e.columns["distance"].astype(float)), (lambda e: -e.score), (lambda e: e.score)
+    fine = {"hashes": ["phash256_views", "phash256_trimmed_views"], "max_distance": 21}  # 84 of 256 bits
     vectors = {"vectors": "z"}
     return {
         "dedup.exact": ours(exact, {}, None, default={}),
         "perceptual, hash alone 64": ours(perceptual, {"max_distance": 12, **alone}, by_bits),
-        "perceptual, hash alone 256": ours(perceptual, {"max_distance": 84, **long, **alone}, by_bits),
+        "perceptual, hash alone 256": ours(
+            perceptual, {"max_distance": 100, **long, **alone}, by_bits, default={"max_distance": 80, **long, **alone}
+        ),
         "dedup.perceptual": ours(perceptual, {"floor_rms": 120.0, "max_rms": 120.0}, by_grey, default={}),
-        "dedup.perceptual 256": ours(perceptual, {"max_distance": 72, "floor_rms": 120.0, "max_rms": 120.0, **long}, by_grey, default={"max_distance": 56, **long}),
+        "dedup.perceptual 256": ours(perceptual, {"max_distance": 88, "floor_rms": 120.0, "max_rms": 120.0, **long}, by_grey, default={"max_distance": 80, "max_rms": 120.0, "floor_rms": 120.0, **long}),
         "dedup.copies": ours(copies, {"floor_score": 0.1}, by_score, default={}),
+        "dedup.copies 256": ours(copies, {"floor_score": 0.1, **fine}, by_score, default=fine),
         "dedup.copies, vectors": ours(copies, {"floor_score": 0.1, "vectors": ["z"]}, by_score, default={"vectors": ["z"]}, vectors="vectors"),
         "dedup.copies, SSCD": ours(copies, {"floor_score": 0.1, "vectors": ["z"]}, by_score, default={"vectors": ["z"]}, vectors="copy_vectors"),
+        "dedup.copies 256, SSCD": ours(
+            copies, {"floor_score": 0.1, "vectors": ["z"], **fine}, by_score, default={"vectors": ["z"], **fine}, vectors="copy_vectors"
+        ),
+        "dedup.all_pairs": ours(all_pairs, {"floor_cosine": 0.6, **vectors}, by_score, default=vectors, vectors="vectors"),
+        "dedup.semdedup": ours(semdedup, {"floor_cosine": 0.6, **vectors}, by_score, default=vectors, vectors="vectors"),
         "dedup.semantic": ours(semantic, {"floor_cosine": 0.6, **vectors}, by_score, default=vectors, vectors="vectors"),
         "dedup.mutual": ours(mutual, vectors, None, default=vectors, vectors="vectors"),
     }  # fmt: skip

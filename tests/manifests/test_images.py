@@ -66,6 +66,16 @@ def test_gray_jpeg_and_progressive(progressive):
     assert (header(file).channels, header(file).mode) == (1, "L")
 
 
+def test_fill_bytes_and_markers_without_a_body_are_stepped_over():
+    file = encoded(4)
+    filled = file[:2] + b"\xff\xff\xff" + file[2:4] + file[4:20] + b"\xff\x01\xff\xd3\xff" + file[20:]  # before the first segment, and after it
+    assert file[4:6] == b"\x00\x10"  # the first ends at 20
+    assert header(filled) == header(file)
+    for cut in range(3, 160):
+        with pytest.raises(Undecodable):
+            header(filled[:cut])
+
+
 def test_cmyk():
     file = saved(Image.fromarray(picture(5)).convert("CMYK"), "JPEG", quality=95)
     assert np.abs(decode(file).astype(int) - picture(5)).mean() < 6

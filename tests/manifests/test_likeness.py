@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.errors import Refusal
-from manifests.likeness import Looks, Pictures, candidates, differences, members, thumbnail, thumbnails, trimmed, turn_pixels
+from manifests.likeness import INNER, OUTER, Looks, Pictures, border, candidates, differences, members, thumbnail, thumbnails, trimmed, turn_pixels
 from tests.pools import png, turns
 
 
@@ -105,6 +105,45 @@ def test_a_border_of_any_width_and_colour_is_taken_off(seed, height, width, colo
     assert trimmed(got) is got
     for view in turns(framed):
         assert sorted(trimmed(view).shape) == sorted(got.shape)
+
+
+def plain_border(picture):
+    """Its definition: every side, every line, no way out before."""
+    box = [0, 0, 0, 0]
+    colours = {}
+    for _ in range(2):
+        for side in range(4):
+            inner = picture[box[0] : picture.shape[0] - box[1], box[2] : picture.shape[1] - box[3]].astype(int)
+            lines = inner if side < 2 else inner.swapaxes(0, 1)
+            lines = lines[::-1] if side % 2 else lines
+            colour = colours.get(side, np.sort(lines[0], axis=0)[lines.shape[1] // 2])
+            if side not in colours and np.abs(lines[0] - colour).mean() > OUTER:
+                continue
+            colours[side] = colour
+            is_other = np.abs(lines - colour).mean((1, 2)) > INNER
+            if not is_other.any():
+                return 0, 0, 0, 0
+            box[side] += int(is_other.argmax())
+    high, wide = picture.shape[0] - box[0] - box[1], picture.shape[1] - box[2] - box[3]
+    is_left = min(high / picture.shape[0], wide / picture.shape[1]) >= 0.25
+    return tuple(box) if is_left and high * wide <= 0.97 * picture.shape[0] * picture.shape[1] else (0, 0, 0, 0)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    seed=st.integers(0, 9999), height=st.integers(1, 70), width=st.integers(1, 70), borders=st.tuples(*[st.sampled_from([0, 0, 1, 8, 9, 30])] * 4),
+    noise=st.sampled_from([0, 4, 6, 7, 16]), soft=st.booleans(),
+)  # fmt: skip
+def test_a_border_is_its_definition(seed, height, width, borders, noise, soft):
+    rng = np.random.default_rng(seed)
+    picture = rng.integers(90 if soft else 0, 110 if soft else 256, (height, width, 3))
+    top, bottom, left, right = borders
+    framed = np.pad(picture, ((top, bottom), (left, right), (0, 0)), constant_values=100)
+    framed[:top] += rng.integers(-noise, noise + 1, framed[:top].shape)
+    framed[:, :left] += rng.integers(-noise, noise + 1, framed[:, :left].shape)
+    framed = np.clip(framed, 0, 255).astype(np.uint8)
+    for view in turns(framed):
+        assert border(view) == plain_border(view)
 
 
 def test_what_is_all_border_stays_whole():

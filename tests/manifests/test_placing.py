@@ -9,7 +9,7 @@ from skimage import data
 from manifests import placing
 from manifests.images import shrink
 from manifests.likeness import turn_pixels
-from manifests.placing import SQUARE, areas_of, by_areas, drifted, turned_box
+from manifests.placing import SQUARE, areas_of, by_areas, by_cells, drifted, turned_box
 
 GRAYS = [shrink(np.ascontiguousarray(getattr(data, name)()[..., :3]), 150) for name in ("astronaut", "chelsea", "coffee", "rocket")]
 
@@ -81,3 +81,24 @@ def test_what_has_nothing_to_hold_on_to_stays_or_is_given_up():
     flat = np.full((SQUARE, SQUARE), 2000.0)
     found = drifted(flat, flat)
     assert found is None or found == pytest.approx((1, 1, 0, 0))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 999), turn=st.integers(0, 7), covered=st.integers(0, 24), light=st.integers(-40, 40))
+def test_the_turn_in_which_most_cells_agree_by_brute_force(seed, turn, covered, light):
+    rng = np.random.default_rng(seed)
+    mine = rng.integers(1000, 3000, (SQUARE, SQUARE)).astype(np.uint16)
+    theirs = turn_pixels((mine.astype(int) + 16 * light + rng.integers(-15, 16, mine.shape))[None], {1: 3, 3: 1}.get(turn, turn))[0].copy()
+    theirs[:covered] += 2000  # up to three quarters of it
+    found = by_cells((0, 0, 120, 90), mine, (0, 0, *((60, 80) if turn % 2 else (80, 60))), theirs.astype(np.uint16))
+    shares = []
+    for t in range(8):
+        off = mine.astype(int) - turn_pixels(theirs[None], t)[0]
+        shares.append((np.abs(off - np.median(off)) <= 16).mean())
+    if max(shares) < 0.6:
+        assert found == []
+    else:
+        assert [(p.turn, p.weight, p.areas) for p in found] == [(int(np.argmax(shares)), 20 * max(shares), (0, 0))]
+        if covered < 12:
+            assert found[0].turn == turn
+            assert found[0].placing == (1.5, 1.5, 0.0, 0.0)

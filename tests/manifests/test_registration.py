@@ -10,7 +10,7 @@ from skimage import data
 from manifests import registration
 from manifests.images import decode
 from manifests.likeness import thumbnail, turn_pixels
-from manifests.registration import ENOUGH, FIELDS, aligned, glance, register, see
+from manifests.registration import ENOUGH, FIELDS, Match, aligned, glance, register, see
 from tests.pools import jpeg, png
 
 PHOTOS = {name: np.ascontiguousarray(getattr(data, name)()[..., :3]) for name in ("astronaut", "chelsea", "coffee", "rocket")}
@@ -153,6 +153,77 @@ def test_blurred_pictures_are_not_each_other_framed_or_not():
     seen = [see(p) for p in [*BLURRED, *map(framed, BLURRED)]]
     found = [(i, j) for (i, a), (j, b) in combinations(enumerate(seen), 2) if register(a, b) is not None]
     assert found == [(i, i + 6) for i in range(6)]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_collage_is_a_copy_of_itself_as_a_whole_not_by_one_of_its_parts(count):
+    parts = [PHOTOS[name][:240, :240] for name in sorted(PHOTOS)[:count]]
+    sheet = np.concatenate([np.concatenate(parts[i : i + 2], axis=1) for i in range(0, count, 2)])
+    for other in (sheet, decode(jpeg(sheet, 40)), sheet[::2, ::2]):
+        match = register(see(sheet), see(other))
+        assert match.score > 0.9
+        assert np.abs(np.array([match.left, match.right]) - [0, 0, 1, 1]).max() < 0.02
+
+
+def test_of_two_sure_matches_the_one_of_the_larger_area_counts(monkeypatch):
+    sheet = np.concatenate([PHOTOS["coffee"][:160, :130], PHOTOS["chelsea"][:160, 100:190], PHOTOS["astronaut"][:160, 150:270]], axis=1)
+    first = registration.by_areas
+    parts_first = lambda *both: [p._replace(weight=1e6) for p in sorted(first(*both), key=lambda p: p.areas, reverse=True)]
+    monkeypatch.setattr(registration, "by_areas", parts_first)
+    match = register(see(sheet), see(decode(jpeg(sheet, 90))))
+    assert np.abs(np.array([match.left, match.right]) - [0, 0, 1, 1]).max() < 0.02
+
+
+@pytest.mark.parametrize("number", [3, 4])
+@pytest.mark.parametrize("contrast", [0.25, 0.4])
+def test_a_box_outweighs_a_dim_picture_but_not_the_cells_beside_it(number, contrast):
+    dim = (150 + contrast * (BLURRED[number].astype(float) - 150)).astype(np.uint8)
+    for left, right in ((dim, boxed(dim, 120, 100, 130, 90)), (boxed(dim, 120, 100, 130, 90), dim)):
+        match = register(see(left), see(right))
+        assert match.turn == 0
+        assert 0.15 < match.covered < 0.4
+
+
+def boxed(picture, left, top, wide, high):
+    """With a box of lines, as of text, over it."""
+    found = picture.copy()
+    found[top : top + high, left : left + wide] = (20, 200, 60)
+    found[top + 5 : top + high - 5 : 6, left + 4 : left + wide - 4] = 255
+    return found
+
+
+@pytest.mark.parametrize("turn", range(8))
+def test_a_blurred_picture_is_found_under_a_box_from_either_side(turn):
+    back = {1: 3, 3: 1}.get(turn, turn)
+    for picture in (BLURRED[i] for i in (0, 1, 2, 4, 5)):
+        copy = np.ascontiguousarray(turn_pixels(boxed(picture, 20, 30, 120, 70)[None], turn)[0])  # a sixth of it is covered
+        there, again = register(see(picture), see(copy)), register(see(copy), see(picture))
+        assert (there.turn, again.turn) == (back, turn)
+        for match in (there, again):
+            assert 0.1 < match.covered < 0.4
+            assert np.abs(np.array([match.left, match.right]) - [0, 0, 1, 1]).max() < 0.03
+
+
+@pytest.mark.parametrize(("area", "is_found"), [(0.6, True), (0.4, False)])
+def test_the_way_back_alone_finds_large_common_areas_alone(monkeypatch, area, is_found):
+    one, other = see(BLURRED[0]), see(BLURRED[1])
+    back = Match(1, 0.9, 0.1, 0, (0.0, 0.0, 1.0, area), (0.2, 0.0, 1.0, 1.0))
+    monkeypatch.setattr(registration, "_wholes", lambda *_: iter([None]))
+    monkeypatch.setattr(registration, "_as_a_whole", lambda left, *_: back if left is other else None)
+    found = register(one, other)
+    assert found == (Match(3, 0.9, 0.1, 0, back.right, back.left) if is_found else None)
+
+
+def test_boxes_on_what_shows_little_are_no_evidence():
+    rng, down = np.random.default_rng(0), np.linspace(0, 1, 160)[:, None] * np.ones((1, 200))
+    lights = [(rng.uniform(20, 60), rng.uniform(10, 50), *rng.uniform(-20, 20, 2)) for _ in range(6)]
+    skies = [np.stack([90 + a * down + c, 140 + b * down + d, 200 - 10 * down], 2) + rng.normal(0, 2, (160, 200, 3)) for a, b, c, d in lights]
+    for pictures in ([sky.clip(0, 255).astype(np.uint8) for sky in skies], BLURRED):
+        bare = [see(p) for p in pictures]
+        one, other = [see(boxed(p, 30, 30, 80, 50)) for p in pictures], [see(boxed(p, 100, 90, 60, 50)) for p in pictures]
+        assert all(
+            register(left[i], right[j]) is None for i, j in combinations(range(6), 2) for left, right in ((bare, one), (one, other), (other, bare))
+        )
 
 
 def test_a_frame_is_no_evidence_and_is_said():

@@ -1,5 +1,6 @@
 """dedup.copies: the star by brute force over verified pairs, candidates by brute force, crowds, resuming, replay, and its safety on photographs."""
 
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -12,7 +13,7 @@ from skimage import data
 
 from curate.dedup import copies as module
 from curate.dedup.copies import REASONS, WRITES, change, copies
-from curate.pool import Pool
+from curate.pool import Edges, Pool
 from manifests.errors import Refusal
 from manifests.registration import glance, register
 from tests.pools import assert_lawful, jpeg, picture_pool, png, shuffled
@@ -148,7 +149,7 @@ def test_hash_candidates_by_brute_force(seed, radius):
     views[:, 3] = views[rng.permutation(14), 0]
     pool = picture_pool([png(PHOTOS[0])] * 14, order=rng.permutation(14).tolist())
     pool._table = pool._table.set_column(0, "views", pa.array([v.tobytes() for v in views.reshape(14, 64)], pa.binary(64)))
-    a, b = module._joined(pool, (np.empty(0, np.int64),) * 2, module._by_hash(pool, pool.uid_rank, "views", radius))
+    a, b = module._joined(pool, (np.empty(0, np.int64),) * 2, module._by_hash(pool, pool.uid_rank, "views", radius)[:2])
     near = lambda i, j: min(int(np.bitwise_count(views[x, 0] ^ v).sum()) for x, y in ((i, j), (j, i)) for v in views[y]) <= radius
     expected = {(i, j) if pool.uid_rank[i] < pool.uid_rank[j] else (j, i) for i, j in combinations(range(14), 2) if near(i, j)}
     assert set(zip(a.tolist(), b.tolist(), strict=True)) == expected
@@ -176,6 +177,94 @@ def test_of_a_crowd_of_equals_one_stays(source):
     got = copies(pool, prefer=["quality"], **chosen)
     assert np.flatnonzero(got.keep).tolist() == [0, 42]
     assert len(got.edges.a) < 200 if source == "vectors" else len(got.edges.a) < 250
+
+
+@cache
+def seen_once(file):
+    return glance(file)
+
+
+@cache
+def match_of(left, right):
+    """Of two of FILES, by name: their match where it is a copy down to the floor."""
+    match = register(seen_once(FILES[left]), seen_once(FILES[right]))
+    return match if match is not None and match.score >= 0.3 else None
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), size=st.integers(2, 22), codes=st.integers(1, 3), crowd=st.integers(1, 4), min_score=st.sampled_from([0.4, 0.75]))
+def test_in_a_crowd_the_verdicts_are_those_of_all_pairs(data, size, codes, crowd, min_score):
+    """Codes 0, 1, 2 with two bits between neighbours and four between 0 and 2: within 2 bits not all are near."""
+    names = data.draw(st.lists(st.sampled_from(sorted(FILES)), min_size=size, max_size=size))
+    code = data.draw(st.lists(st.integers(0, codes - 1), min_size=size, max_size=size))
+    order = data.draw(st.permutations(range(size)))
+    fixed = sorted(data.draw(st.sets(st.integers(0, size - 1), max_size=2)))
+    pool = picture_pool([FILES[name] for name in names], order=order, fixed=fixed)
+    bits = [bytes([(1 << 2 * c) - 1]) * 64 for c in code]  # 0, 3, 15 in every byte
+    pool._table = pool._table.append_column("crowded", pa.array(bits, pa.binary(64)))
+    radius, name_of = 16, {id(seen_once(FILES[name])): name for name in FILES}  # bits of 64: two in each of eight bytes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CROWD", crowd)
+        patch.setattr(module, "STEPS", 0)  # the crowd alone proposes
+        patch.setattr(module, "glance", lambda file: seen_once(bytes(file)))  # each pair is compared once in all examples
+        patch.setattr(module, "register", lambda left, right: match_of(name_of[id(left)], name_of[id(right)]))
+        got = copies(pool, hashes=["crowded"], max_distance=radius, min_score=min_score)
+
+    pixels = pool.column("inner_pixels")
+    near = {}
+    for i, j in combinations(range(size), 2):
+        i, j = (i, j) if order[i] < order[j] else (j, i)
+        match = match_of(names[i], names[j]) if abs(code[i] - code[j]) < 2 else None
+        if match is not None and match.score >= min_score and max(area(match.left), area(match.right)) >= 0.35:
+            near[i, j] = near[j, i] = match.score
+    kept = []
+    for i in sorted(range(size), key=lambda i: (i not in fixed, -pixels[i], order[i])):
+        scores = {j: near[i, j] for j in kept if (i, j) in near}
+        assert got.keep[i] == (not scores or i in fixed)
+        if got.keep[i]:
+            kept.append(i)
+        else:
+            assert got.score[i] == max(scores.values()) == scores[got.witness[i]]
+    if got.edges.columns["is_complete"].all():
+        found = set(zip(got.edges.a.tolist(), got.edges.b.tolist(), strict=True))
+        pairs = {(i, j) if order[i] < order[j] else (j, i) for i, j in combinations(range(size), 2) if abs(code[i] - code[j]) < 2}
+        assert found == {(i, j) for i, j in pairs if match_of(names[i], names[j]) is not None}
+
+
+def test_strangers_of_one_hash_all_meet_also_where_some_have_met():
+    pool, asked = picture_pool([png(PHOTOS[0])] * 6), []
+    nothing = Edges(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+
+    def verified(name, a, b):
+        asked.extend(zip(a.tolist(), b.tolist(), strict=True))
+        return nothing
+
+    crowd = np.zeros(6, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64)
+    met = np.zeros(5, np.int64), np.arange(1, 6)  # all have met the first
+    looked, _, cut = module._crowds_met(pool, pool.uid_rank, "crowd", [crowd], met, nothing, verified, lambda _: np.ones(6, bool))
+    assert sorted(asked) == list(combinations(range(1, 6), 2))
+    assert sorted(zip(*(x.tolist() for x in looked), strict=True)) == list(combinations(range(6), 2))
+    assert cut == 0
+
+
+def test_a_crowd_meets_few_and_says_where_more_are_kept(monkeypatch):
+    looked = []
+    real = module._verified
+    monkeypatch.setattr(module, "_verified", lambda *args: looked.append(len(args[3])) or real(*args))
+    monkeypatch.setattr(module, "CROWD", 2)
+    files = [png(p) for p in PHOTOS] * 8 + [FILES[0, "crop"]]
+    pool = picture_pool(files)
+    pool._table = pool._table.append_column("crowded", pa.array([bytes(64)] * len(files), pa.binary(64)))
+    got = copies(pool, hashes=["crowded"])
+    assert np.flatnonzero(got.keep).tolist() == list(range(6))
+    assert got.witness[-1] == 0
+    assert not got.edges.columns["is_complete"].any()
+    assert sum(looked) < 49 * 12 < 49 * 48 / 2  # 6 kept ones and up to STEPS neighbours' neighbours each, not all pairs
+    monkeypatch.setattr(module, "KEPT", 2)
+    with pytest.warns(UserWarning, match=r"4. rows have a hash like that of more than 2 kept pictures"):
+        cut = copies(pool, hashes=["crowded"])
+    assert cut.keep.sum() > 6
 
 
 def test_neighbours_of_neighbours_by_brute_force():

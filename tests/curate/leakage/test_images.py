@@ -1,5 +1,6 @@
 """leakage.images: exact, near, copied and close matches against evaluation pools, and every evaluation sample that is hit, by brute force."""
 
+import io
 import warnings
 from collections import Counter
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from curate.leakage import images as module
 from curate.leakage.images import REASONS, images
@@ -60,6 +62,33 @@ def test_the_closest_evaluation_picture_decides(data):
             assert np.isnan(got.score[i])
     assert set(np.unique(got.reason)) <= set(REASONS)
     assert hits_of(got) == every_hit([file_of(*k) for k in mine], {p: [file_of(*k) for k in tests[paths_of_tests[p]]] for p in paths}, others)
+
+
+def saved(pixels, kind="PNG", **more):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **more)
+    return file.getvalue()
+
+
+def test_what_differs_beyond_8_bits_or_in_transparency_is_no_exact_leak():
+    deep = (np.arange(64 * 64) % 256 * 257).astype(np.uint16).reshape(64, 64)  # in the middle of what becomes one of 8 bits
+    finer = deep + (np.arange(64) % 3 == 0).astype(np.uint16) * (deep < 65535)
+    colour = PICTURES[0]
+    clear, veiled, other = (np.dstack([colour, np.full(colour.shape[:2], alpha, np.uint8)]) for alpha in (255, 255, 254))
+    veiled[:8, :8, 3], other[:] = 0, veiled
+    veiled[:8, :8, :3], other[:8, :8, :3] = 10, 200  # on white both show nothing there
+    files = {"deep": saved(deep), "tiff": saved(deep, "TIFF"), "finer": saved(finer), "plain": png(colour), "clear": saved(clear)}
+    files |= {"veiled": saved(veiled), "other": saved(other)}
+    same = {("deep", "tiff"), ("plain", "clear")}
+    assert len({decoding.decode(files[name]).tobytes() for name in ("deep", "tiff", "finer")}) == 1
+    assert len({decoding.decode(files[name]).tobytes() for name in ("veiled", "other")}) == 1
+    for mine, theirs in (("deep", "tiff"), ("deep", "finer"), ("plain", "clear"), ("veiled", "other"), ("veiled", "veiled")):
+        got = images(picture_pool([files[mine], png(PICTURES[1])], evaluations={"test": picture_pool([files[theirs]])}), against=["test"])
+        assert got.keep.tolist() == [False, True]
+        is_same = mine == theirs or (mine, theirs) in same
+        assert (got.reason[0], got.score[0]) == ("exact_leak" if is_same else "near_leak", 0.0), (mine, theirs)
+        assert got.edges.columns["is_same"].tolist() == [is_same]
+    assert decoding.beyond(b"broken") == decoding.beyond(files["plain"]) == decoding.beyond(jpeg(colour, 90)) == bytes(16)
 
 
 def hits_of(got):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from curate.encoders import Encoder
 from curate.measure import vectors as module
@@ -43,3 +44,20 @@ def test_no_direction_and_no_number_are_faults(monkeypatch):
     assert batch.faults == [None, "zero_vector", "not_finite", "not_finite"]
     assert got[0].tolist() == [1.0, 0.0]
     assert np.isfinite(got).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("model", ["resnet18", "vit_tiny_patch16_224"])
+def test_a_gpu_gives_the_same_vectors_within_rounding(model, tmp_path):
+    import timm
+
+    torch.manual_seed(0)
+    torch.save(timm.create_model(model).state_dict(), tmp_path / "net.pth")
+    files = [png(p) for p in PICTURES] + [b"broken"] + [jpeg(p, 90) for p in PICTURES]
+    here, there = (
+        vectors(Batch(files, device=device), encoder=f"timm:{model}/{tmp_path}/net.pth")["vectors"].astype(float) for device in ("cpu", "cuda")
+    )
+    assert not there[len(PICTURES)].any()
+    assert (1 - (here * there).sum(1)[np.linalg.norm(here, axis=1) > 0]).max() < 2e-3
+    assert np.abs(here - there).max() < 0.02
