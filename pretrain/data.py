@@ -19,6 +19,8 @@ from pretrain.samples import Samples, shard_reader
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 AHEAD = 64 << 20  # bytes of pictures that a loader may be ahead, where two batches are not more
+KNOWN = 256 << 20  # bytes of decoded pictures that pass from one training to the next
+Known = dict[tuple[str, int, int], np.ndarray | None]  # (shard, offset, side) -> the decoded picture; None: there is none
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,11 @@ class Pictures:
     """Decoded pictures by row, at one side: kept in memory where all fit into `cache_bytes`, decoded ahead by `workers` processes (0: by this one).
 
     Use as a context manager: it ends the loader processes. `undecodable` counts rows that gave no picture, once each.
+    `known` hands decoded pictures from one training of this process to the next: looked up and filled where no loader decodes.
     """
 
-    def __init__(self, samples: Samples, side: int, *, workers: int | None = None, cache_bytes: int = 1 << 30) -> None:
-        self.samples, self.side = samples, side
+    def __init__(self, samples: Samples, side: int, *, workers: int | None = None, cache_bytes: int = 1 << 30, known: Known | None = None) -> None:
+        self.samples, self.side, self.known = samples, side, known
         self.shape = (side, side, 3)
         fits = len(samples) * side * side * 3 <= cache_bytes
         self.cache = np.empty((len(samples), *self.shape), np.uint8) if fits else None
@@ -131,7 +134,23 @@ class Pictures:
 
     def _decode(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         out = np.zeros((len(rows), *self.shape), np.uint8)
-        return rows, out, decode_rows(self.samples.urls, *self._places(rows), out)
+        if self.known is None or not len(rows):
+            return rows, out, decode_rows(self.samples.urls, *self._places(rows), out)
+        keys = [
+            (self.samples.urls[f], start, self.side) for f, start in zip(self.samples.file[rows], self.samples.offset[rows].tolist(), strict=True)
+        ]
+        is_known = np.array([key in self.known for key in keys])
+        bad, fresh = np.zeros(len(rows), bool), np.flatnonzero(~is_known)
+        for i in np.flatnonzero(is_known).tolist():
+            picture = self.known[keys[i]]
+            bad[i] = picture is None
+            out[i] = 0 if picture is None else picture
+        new = np.zeros((len(fresh), *self.shape), np.uint8)
+        bad[fresh] = decode_rows(self.samples.urls, *self._places(rows[fresh]), new)
+        out[fresh] = new
+        if len(self.known) * self.side**2 * 3 < KNOWN:
+            self.known |= {keys[i]: None if bad[i] else picture for i, picture in zip(fresh.tolist(), new, strict=True)}
+        return rows, out, bad
 
     def _places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return self.samples.file[rows], self.samples.offset[rows], self.samples.size[rows]
@@ -215,7 +234,7 @@ def _loader(pipe: Connection, memory: str, urls: tuple[str, ...], shape: tuple[i
             out = np.ndarray((len(file), *shape), np.uint8, shared.buf, start)
             pipe.send(decode_rows(urls, file, offset, size, out))
             del out
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+    except (EOFError, ConnectionError, KeyboardInterrupt):
         pass
     finally:
         shared.close()

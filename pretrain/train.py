@@ -2,12 +2,11 @@
 
 import itertools
 import math
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
 
 from manifests.digest import digest
 from manifests.errors import Refusal
@@ -16,7 +15,7 @@ from manifests.progress import Progress
 from manifests.publish import locked
 from manifests.signature import check, plain_value
 from pretrain.configuration import objective_of, read_configuration
-from pretrain.data import Batch, Pictures, batches
+from pretrain.data import Batch, Known, Pictures, batches
 from pretrain.samples import Samples, open_samples
 from pretrain.tables import OBJECTIVES
 
@@ -29,20 +28,22 @@ if TYPE_CHECKING:
 FLUSH = 50  # steps between readings of the logged tensors: each reading waits for the device
 
 
-def train(config: Path | str | dict[str, Any], *, overrides: dict[str, Any] | None = None, quiet: bool = False) -> Path:
+def train(config: Path | str | dict[str, Any], *, overrides: dict[str, Any] | None = None, quiet: bool = False, known: Known | None = None) -> Path:
     """Train one backbone; returns the folder with model.safetensors, config.json and metrics.jsonl. Stopped at any moment, the same call goes on.
 
     config      a YAML file or its content; its keys are the parameters of `training`
     overrides   values laid over it, nested mappings key by key
     quiet       no progress on stderr
+    known       a dictionary that hands decoded pictures (256 MiB at most) to the next training of this process
     Errors      [unknown-parameter] and [bad-value] before any work; else those of `training`
     """
     found, where = read_configuration(config, overrides or {})
-    return training(**check(training, found, where), quiet=quiet)
+    return training(quiet, known, **check(training, found, where))
 
 
 def training(
     quiet: bool = False,
+    known: Known | None = None,
     *,
     data: list[str],
     out: str,
@@ -76,10 +77,11 @@ def training(
     device          auto takes cuda, then mps, then cpu; bfloat16 on cuda, float32 elsewhere
     threads, workers, cache_mib   CPU threads; loader processes (null: none where all pictures fit into the cache); MiB of decoded pictures in memory
     checkpoint_every   steps between saved states; 0 = none
-    Guarantee       on a CPU, n steps, stop, n steps gives the bits of 2 n steps; workers and cache never change a value
+    Guarantee       n steps, stop, n steps gives the bits of 2 n steps, on a CPU and on one kind of CUDA card; workers and cache never change a value
     Errors          [missing-label], [diverged], [empty-pool], [run-locked], those of the parts
     """
     from pretrain.backbones import pick_device
+    from pretrain.machine import settled
 
     keep_freed()
     where = pick_device(device)
@@ -92,10 +94,10 @@ def training(
             "bad-value", "samples_seen, batch", f"{samples_seen} and {batch} make no step", "batch is at least 2 and samples_seen at least batch"
         )
     samples = open_samples(data, uids)
-    with locked(Path(out)), _threads(threads):
+    with locked(Path(out)), settled(threads):
         run = Loop(configuration, samples, Path(out), where)
         if not run.finished():
-            with Pictures(samples, resolution, workers=workers, cache_bytes=cache_mib << 20) as pictures:
+            with Pictures(samples, resolution, workers=workers, cache_bytes=cache_mib << 20, known=known) as pictures:
                 run.go(pictures, checkpoint_every, quiet)
     return Path(out)
 
@@ -181,6 +183,7 @@ class Loop:
     ) -> dict[str, Any]:
         import torch
 
+        from pretrain.machine import sent
         from pretrain.optim import rate
         from pretrain.views import augment
 
@@ -189,8 +192,8 @@ class Loop:
         rows, turns = planned.rows[good], planned.turns[good]
         if len(rows) < 2:
             return {"lr": rate_now, "loss": 0.0, "skipped_step": 1.0}
-        images = torch.from_numpy(found if good.all() else found[good]).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        uids, labels, times = (torch.from_numpy(x).to(self.device) for x in (self.samples.number[rows], self.samples.label[rows], turns))
+        images = sent(found if good.all() else found[good], self.device).permute(0, 3, 1, 2)
+        uids, labels, times = sent(np.stack([self.samples.number[rows], self.samples.label[rows], turns]), self.device)
         seen = [augment(images, uids, times, view, self.seed("views"), **self.views) for view in range(objective.num_views)]
         for group in optimizing.param_groups:
             group["lr"] = rate_now
@@ -218,7 +221,9 @@ class Clock:
 
 def _read(waiting: list[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
     """Logged tensors as numbers; a loss that is not finite ends the training."""
-    rows = [{name: value if isinstance(value, int | float) else value.item() for name, value in row.items()} for row in waiting]
+    from pretrain.machine import numbers
+
+    rows = numbers(waiting)
     for row in rows:
         if not math.isfinite(row["loss"]):
             raise Refusal(
@@ -229,15 +234,3 @@ def _read(waiting: list[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
                 "Lower the learning rate (`--set optimizer.lr=…`) or set `optimizer.clip`",
             )
     return rows
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or min(before, os.cpu_count() or 1))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,5 +1,7 @@
 """Augmented views of a batch, made on the device. What a sample's view is depends on (seed, uid, turn, view) alone."""
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -110,7 +112,7 @@ def _crop(x: Tensor, random: Tensor, crop: tuple[float, ...], ratio: float, flip
 
 
 def _colour(x: Tensor, random: Tensor, jitter: float, share: float, hue: float, grey: float) -> Tensor:
-    luma = x.new_tensor(_GREY)
+    luma = _grey(x.device)
     active = (random[:, 5] < share).float()
     brightness, contrast, saturation = (1 + active * jitter * (random[:, i] * 2 - 1) for i in (6, 7, 8))
     saturation = torch.where(random[:, 9] < grey, 0.0, saturation)
@@ -133,11 +135,24 @@ def _colour(x: Tensor, random: Tensor, jitter: float, share: float, hue: float, 
 
 def _rotation(turn: Tensor) -> Tensor:
     """(b, 3, 3): a rotation by `turn` turns around the grey axis of YIQ."""
-    to = torch.tensor(_TO_YIQ, device=turn.device, dtype=torch.float64)
+    to, back = _yiq(turn.device)
     cos, sin = torch.cos(2 * torch.pi * turn.double()), torch.sin(2 * torch.pi * turn.double())
     one, zero = torch.ones_like(cos), torch.zeros_like(cos)
     spin = torch.stack([torch.stack([one, zero, zero], 1), torch.stack([zero, cos, -sin], 1), torch.stack([zero, sin, cos], 1)], 1)
-    return (torch.linalg.inv(to) @ spin @ to).float()
+    return (back @ spin @ to).float()
+
+
+@functools.lru_cache(maxsize=8)
+def _grey(device: torch.device) -> Tensor:
+    """Kept there: to send it with each batch would wait for the device."""
+    return torch.tensor(_GREY, device=device)
+
+
+@functools.lru_cache(maxsize=8)
+def _yiq(device: torch.device) -> tuple[Tensor, Tensor]:
+    """RGB to YIQ and back, in float64."""
+    to = torch.tensor(_TO_YIQ, dtype=torch.float64)
+    return to.to(device), torch.linalg.inv(to).to(device)
 
 
 def _blur(x: Tensor, random: Tensor, share: float) -> Tensor:

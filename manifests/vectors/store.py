@@ -137,7 +137,7 @@ class Vectors:
         block *= (1 / np.sqrt(np.maximum(self.square[rows], 1e-30))).astype(np.float32)[:, None]
         return block
 
-    def cosine(self, rows: np.ndarray, other: "Vectors", other_rows: np.ndarray, at_once: int = 8192) -> np.ndarray:
+    def cosine(self, rows: np.ndarray, other: "Vectors", other_rows: np.ndarray, at_once: int = 1024) -> np.ndarray:
         """(m,) float64: the cosine of each pair (rows[i], other_rows[i]); the same number whoever asks, 1 exactly for equal rows."""
         found = np.empty(len(rows))
         for s in _slices(len(rows), at_once):

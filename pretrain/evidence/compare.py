@@ -52,7 +52,7 @@ def compare(
     run     the run whose kept rows are tested; default the plan's `run`
     out     the evidence folder; default RUN/evidence/<plan digest>
     seeds   seeds of each arm; default the plan's. More of them later continue the same comparison, at the next look's error
-    jobs    one-thread processes side by side; default the plan's, else one a core
+    jobs    one-thread processes side by side; default the plan's, else one a core; of these on CUDA as many as the card's free memory holds, at 4 GiB each
     device  where runs train and are tested
     runner  replaces training and testing (for trainers of one's own): (arm, seed, objective) -> table of task, sample_uid, value
     Writes  plan.yaml, draws/, runs/<objective>/<arm>/<run>/, scores.parquet after each seed, verdicts.parquet and intervals.svg at each look, looks.jsonl
@@ -63,12 +63,14 @@ def compare(
     comparison = _open(checked, run, out, seeds)
     if runner is None:
         _check_training(comparison, device)
+    from pretrain.machine import side_by_side
+
     with locked(comparison.folder):
         _write_plan(comparison)
         todo = [r for r in comparison.runs if not comparison.done(r)]
         with Progress("compare", len(comparison.runs), "runs", events=comparison.folder / "events.jsonl") as progress:
             progress.done = len(comparison.runs) - len(todo)
-            with _executor(jobs or checked.jobs, todo, runner) as submit:
+            with _executor(jobs or (checked.jobs if runner else side_by_side(checked.jobs, device)), todo, runner) as submit:
                 pending = {r: submit(comparison, r, device) for r in todo}
                 moved = False
                 for round_ in range(comparison.seeds):

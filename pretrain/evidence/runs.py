@@ -12,10 +12,12 @@ import pyarrow as pa
 
 from manifests.memory import keep_freed
 from manifests.publish import publish_table
+from pretrain.data import Known
 from pretrain.evidence.plan import TRAINED, Plan
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 FIELDS = ("task", "sample_uid", "cluster", "value")
+_DECODED: Known = {}  # a worker's: the arms of a comparison are mostly the same pictures
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def work(job: Work) -> None:
 
     torch.set_num_threads(1)
     started = time.monotonic()
-    checkpoint = job.checkpoint if job.config is None else str(train(job.config, quiet=True))
+    checkpoint = job.checkpoint if job.config is None else str(train(job.config, quiet=True, known=_DECODED))
     trained = time.monotonic()
     table = transfer(checkpoint, job.tasks, device=job.device, seed=job.seed)
     seconds = {"train": trained - started, "transfer": time.monotonic() - trained}

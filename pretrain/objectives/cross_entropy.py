@@ -29,7 +29,7 @@ class CrossEntropy(Objective):
 
     def forward(self, views: list[Tensor], labels: Tensor, uids: Tensor) -> tuple[Tensor, Logs]:
         loss, logs = cross_entropy_loss(self.head(self.backbone(views[0])), labels, smoothing=self.smoothing)
-        return mean_over_ranks(loss, labels.new_tensor(len(labels))), logs
+        return mean_over_ranks(loss, labels.new_full((), len(labels))), logs
 
 
 def cross_entropy(backbone: nn.Module, setting: Setting, *, projector: bool = False, smoothing: float = 0.0) -> CrossEntropy:

@@ -45,11 +45,13 @@ def _voted(
         same_BK = (queue_label_Q[near_BK] == label_B[:, None]) & valid_BK
         found_B = same_BK.any(1)
         share_B = same_BK.sum(1) / valid_BK.sum(1).clamp(min=1)
-        near_BK, valid_BK, same_BK = _append_nearest_positive(s_BQ, label_B, queue_label_Q, queue_uid_Q, near_BK, valid_BK, same_BK, found_B)
+        lost_A = (~found_B).nonzero()[:, 0]
+        near_BK, valid_BK, same_BK = _append_nearest_positive(s_BQ, label_B, queue_label_Q, queue_uid_Q, near_BK, valid_BK, same_BK, lost_A)
         judged_B = same_BK.any(1)
+        some = judged_B if len(lost_A) else slice(None)  # to count the judged would wait for the device once more
     s_BK = _Similarity.apply(z_BD, queue_QD, near_BK, s_BQ.gather(1, near_BK).to(z_BD.dtype)) / tau
-    everyone_B = s_BK.masked_fill(~valid_BK, NEVER)[judged_B].logsumexp(1)
-    positive_B = s_BK.masked_fill(~same_BK, NEVER)[judged_B].logsumexp(1)
+    everyone_B = s_BK.masked_fill(~valid_BK, NEVER)[some].logsumexp(1)
+    positive_B = s_BK.masked_fill(~same_BK, NEVER)[some].logsumexp(1)
     judged = judged_B.sum()
     loss = (everyone_B - positive_B).sum() / judged.clamp(min=1) + 0 * z_BD.sum()  # the second term keeps the graph where all are skipped
     logs = {
@@ -78,7 +80,11 @@ class _Similarity(torch.autograd.Function):
 
 
 def _leave_out(s_BQ: Tensor, uid_B: Tensor, uid_Q: Tensor) -> None:
-    """Set the similarity of a query to every row of its own uid to minus infinity; by search, since B Q comparisons would cost a third of the product."""
+    """Set the similarity of a query to every row of its own uid to minus infinity; on a CPU by search, since B Q comparisons would cost a third of the
+    product. A GPU compares in less time than the host needs to learn how many hits a search has."""
+    if s_BQ.is_cuda:
+        s_BQ.masked_fill_(uid_B[:, None] == uid_Q, NEVER)
+        return
     sorted_Q, order_Q = uid_Q.sort()
     first_B = torch.searchsorted(sorted_Q, uid_B)
     count_B = torch.searchsorted(sorted_Q, uid_B, right=True) - first_B
@@ -91,10 +97,10 @@ def nearest(s_BQ: Tensor, uid_Q: Tensor, k: int) -> Tensor:
     """(B, k) columns of the k largest values in each row; a tie at rank k goes to the smallest uid, then to the first column.
 
     The k-th largest of the maxima of g > k groups is a lower bound of the k-th largest value, so a first pass of maxima leaves little more than k
-    columns a row to be sorted.
+    columns a row to be sorted. (A GPU sorts all: that takes less time than waiting for how many are left.)
     """
     size = s_BQ.shape[1]
-    candidate_BM = _candidates(s_BQ, k) if size > 8 * k and size >= 1024 else None
+    candidate_BM = _candidates(s_BQ, k) if size > 8 * k and size >= 1024 and not s_BQ.is_cuda else None
     value_BM = s_BQ if candidate_BM is None else s_BQ.gather(1, candidate_BM.clamp(min=0)).masked_fill(candidate_BM < 0, NEVER)
     top_BK, place_BK = value_BM.topk(k, dim=1, sorted=False)
     last_B1 = top_BK.amin(1, keepdim=True)
@@ -136,12 +142,11 @@ def _true_places(mask_BQ: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _append_nearest_positive(
-    s_BQ: Tensor, label_B: Tensor, queue_label_Q: Tensor, queue_uid_Q: Tensor, near_BK: Tensor, valid_BK: Tensor, same_BK: Tensor, found_B: Tensor
+    s_BQ: Tensor, label_B: Tensor, queue_label_Q: Tensor, queue_uid_Q: Tensor, near_BK: Tensor, valid_BK: Tensor, same_BK: Tensor, row: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One more place a row: the nearest positive where none was found, else empty."""
+    """One more place a query: the nearest positive for the queries `row`, which have none yet, else empty."""
     more_B1 = near_BK.new_zeros(len(near_BK), 1)
     has_B1 = torch.zeros_like(more_B1, dtype=torch.bool)
-    row = (~found_B).nonzero()[:, 0]
     if len(row):
         positive = s_BQ[row].masked_fill(queue_label_Q != label_B[row, None], NEVER)
         more_B1[row] = nearest(positive, queue_uid_Q, 1)
@@ -163,6 +168,11 @@ class Look(Objective):
         self.bank = Bank(queue, width)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.k, self.tau, self.momentum = k, tau, momentum
+        self._taken: int | None = None  # `step` as a plain number: reading the tensor would wait for the device at each step
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
+        super()._load_from_state_dict(*args, **kwargs)
+        self._taken = None
 
     def forward(self, views: list[Tensor], labels: Tensor, uids: Tensor) -> tuple[Tensor, Logs]:
         momentum = self.move_keys()
@@ -177,10 +187,12 @@ class Look(Objective):
     @torch.no_grad()
     def move_keys(self) -> Tensor:
         """key <- m key + (1 - m) query, before the keys are computed; m = min(momentum, (t + 1) / (t + 10)) is returned."""
-        m = ((self.step + 1.0) / (self.step + 10.0)).clamp(max=self.momentum)
+        taken = torch.tensor(int(self.step) if self._taken is None else self._taken)
+        m = ((taken + 1.0) / (taken + 10.0)).clamp(max=self.momentum)
         theirs: list[Tensor] = [*self.backbone.parameters(), *self.projector.parameters()]
         torch._foreach_lerp_([*self.key_encoder.parameters()], theirs, float(1 - m))
         self.step += 1
+        self._taken = int(taken) + 1
         return m
 
 

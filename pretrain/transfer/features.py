@@ -84,7 +84,7 @@ def open_encoder(checkpoint: str, device: str, seed: int) -> Encoder:
             )
         import torch
 
-        with torch.random.fork_rng([]):
+        with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
             torch.manual_seed(int(found[3]) if found[3] else seed)
             backbone = open_backbone(found[1], int(found[2]))
         return _of_backbone(backbone, device, trained=False)
@@ -94,11 +94,13 @@ def open_encoder(checkpoint: str, device: str, seed: int) -> Encoder:
 def _of_backbone(backbone: "Backbone", device: str, trained: bool) -> Encoder:
     import torch
 
+    from pretrain.machine import sent
+
     backbone = backbone.to(device).eval()
 
     def encode(pictures: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            images = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float().mul_(1 / 255)
+            images = sent(pictures, device).permute(0, 3, 1, 2).float().mul_(1 / 255)
             return backbone(images).float().cpu().numpy()
 
     norms = [m for m in backbone.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]

@@ -40,7 +40,7 @@ def transfer(
     else:
         where = "cpu"
     encoder = open_encoder(str(checkpoint), where, seed)
-    known: dict[str, Features] = {}
+    known: dict[tuple[str, str], Features] = {}
     tables, chosen = [], {}
     for task in tasks:
         train, test = _features(encoder, task, known)
@@ -72,17 +72,16 @@ def check_task(task: dict[str, Any]) -> None:
         raise Refusal("bad-value", f"{where}: probe", f"{task['probe']!r} is no probe", f"it takes one of {', '.join(TASKS)}")
 
 
-def _features(encoder: Encoder, task: dict[str, Any], known: dict[str, Features]) -> tuple[Features, Features]:
+def _features(encoder: Encoder, task: dict[str, Any], known: dict[tuple[str, str], Features]) -> tuple[Features, Features]:
+    """Features of the task's two pools; `known` holds those of earlier tasks, by (pool of the statistics or "", pool)."""
     train, test = str(task["train"]), str(task["test"])
-    if encoder.prepare is not None:  # statistics are those of this task's training pictures, so nothing is shared between tasks
+    statistics = "" if encoder.prepare is None else train  # those of a task's training pictures: shared only where they are the same
+    missing = [pool for pool in dict.fromkeys((train, test)) if (statistics, pool) not in known]
+    if missing and encoder.prepare is not None:
         encoder.prepare(_first(train, encoder.side))
-        return features(encoder, train), features(encoder, test)
-    for pool in (train, test):
-        if pool not in known:
-            known[pool] = features(encoder, pool)
-    if not encoder.centred:
-        return known[train], known[test]
-    return centred(known[train], known[test])
+    known |= {(statistics, pool): features(encoder, pool) for pool in missing}
+    one, two = known[statistics, train], known[statistics, test]
+    return centred(one, two) if encoder.centred else (one, two)
 
 
 def centred(train: Features, test: Features) -> tuple[Features, Features]:

@@ -80,6 +80,36 @@ def test_loaders_and_cache_never_change_a_picture(samples):
     assert np.array_equal(plain[0, 5], square(samples.payload(rows[5]), 12))
 
 
+def test_what_one_training_decoded_the_next_one_knows(tmp_path, monkeypatch):
+    pictures, labels = digit_pngs(40)
+    pictures[7] = b"no picture"
+    samples = open_samples([str(write_shards(tmp_path / "s", pictures, labels, per_tar=15))])
+    plain, broken = fetched(samples, workers=0)
+    known = {}
+    some, rest = samples.take(np.arange(0, 40, 2)), samples.take(np.arange(1, 40, 2))
+    for part in (some, rest):
+        with Pictures(part, 12, known=known) as reader:
+            reader.all()
+    assert len(known) == 40 and sum(picture is None for picture in known.values()) == 1
+
+    def never(urls, file, offset, size, out):
+        assert not len(file)
+        return np.zeros(0, bool)
+
+    monkeypatch.setattr("pretrain.data.decode_rows", never)
+    found, bad = fetched(samples, known=known)
+    assert np.array_equal(found, plain) and np.array_equal(bad, broken) and bad.sum() == 1
+    with Pictures(samples, 8, known=known) as other, pytest.raises(AssertionError):
+        other.all()  # another side is another picture
+
+
+def test_no_more_is_kept_than_was_said(samples, monkeypatch):
+    monkeypatch.setattr("pretrain.data.KNOWN", 32 * 12 * 12 * 3)
+    known = {}
+    assert np.array_equal(fetched(samples, known=known)[0], fetched(samples)[0])
+    assert 32 <= len(known) < 64
+
+
 def test_all_pictures_stand_in_row_order(samples):
     for options in ({}, {"cache_bytes": 0, "workers": 0}):
         with Pictures(samples, 8, **options) as pictures:

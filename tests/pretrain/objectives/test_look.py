@@ -173,7 +173,7 @@ def test_keys_move_before_they_are_computed_and_the_ramp_starts_low():
         m = objective.move_keys()
         assert m.item() == pytest.approx((step + 1) / (step + 10))
         torch.testing.assert_close(key, m * before + (1 - m) * query, atol=1e-6, rtol=1e-6)
-    objective.step.fill_(10**6)
+    objective.load_state_dict({**objective.state_dict(), "step": torch.tensor(10**6)})
     assert objective.move_keys().item() == pytest.approx(0.99)
     assert not any(p.requires_grad for p in objective.key_encoder.parameters())
 

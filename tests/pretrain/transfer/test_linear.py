@@ -3,7 +3,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from pretrain.transfer.features import Features
-from pretrain.transfer.linear import Problem, linear, logistic, logistic_on_device, sweep
+from pretrain.transfer.linear import Problem, curvatures, linear, logistic, logistic_on_device, newton, sweep
 
 
 def problem(n: int = 400, d: int = 12, classes: int = 5, seed: int = 0, stretch: float = 1.0):
@@ -42,6 +42,40 @@ def test_the_gradient_at_the_solution_vanishes_and_is_the_derivative():
         step[i] = 1e-6
         slope = (made.value(random + step, 0.01, scale)[0] - made.value(random - step, 0.01, scale)[0]) / 2e-6
         assert slope == pytest.approx(gradient[i], abs=1e-6)
+
+
+@pytest.mark.parametrize("strength", [1.0, 1e-3, 1e-6])
+def test_newton_ends_where_lbfgs_ends_and_is_taken_where_its_curvature_fits(strength, monkeypatch):
+    x, y = problem(n=300, d=20, stretch=2.0)
+    made = Problem(x, y, 5)
+    scale = made.scale(strength)
+
+    theta = newton(made, strength)
+
+    assert np.abs(made.value((theta / scale).ravel(), strength, scale)[1]).max() < 1e-7
+    slow = made.solve(strength, None, tolerance=1e-9, most=20_000)
+    reached, least = (made.value((found / scale).ravel(), strength, scale)[0] for found in (theta, slow))
+    assert reached == pytest.approx(least, abs=1e-6)
+    if strength >= 1e-3:  # with less of it nearly separable classes leave the weights free
+        np.testing.assert_allclose(theta - theta.mean(1, keepdims=True), slow - slow.mean(1, keepdims=True), atol=1e-4 * np.abs(slow).max())
+    fast = logistic(x, y, 5, strength)
+    assert np.array_equal(fast[0], made.weights(theta)[0])
+    monkeypatch.setattr("pretrain.transfer.linear.FACTORS", 0)
+    assert np.array_equal(logistic(x, y, 5, strength)[0], made.weights(made.solve(strength, None, tolerance=1e-7, most=2000))[0])
+
+
+def test_the_preconditioner_is_the_curvature_of_each_class(monkeypatch):
+    x, y = problem(n=50, d=3, classes=3)
+    made = Problem(x, y, 3)
+    scale, theta = made.scale(0.1), np.random.default_rng(0).normal(size=(4, 3))
+    share = made.softmax(theta)[1]
+    monkeypatch.setattr("pretrain.transfer.linear.ROWS", 16)
+    for c, (factor, _) in enumerate(curvatures(made, share, 0.1, scale)):
+        for i in range(4):
+            step = np.zeros((4, 3))
+            step[i, c] = 1e-5
+            ahead, behind = (made.value((theta / scale + sign * step).ravel(), 0.1, scale)[1].reshape(4, 3)[:, c] for sign in (1, -1))
+            np.testing.assert_allclose((np.tril(factor) @ np.tril(factor).T)[:, i], (ahead - behind) / 2e-5, atol=1e-6)
 
 
 def test_limits_the_penalty_to_the_class_prior_and_separable_data_to_the_widest_margin():

@@ -61,6 +61,13 @@ def test_untrained_nets_follow_their_seed(pools):
     one, same, other = (transfer(f"untrained:timm:test_resnet@16?seed={s}", tasks(pools, "knn"), device="cpu")["value"].to_numpy() for s in (0, 0, 1))
     plain = transfer("untrained:timm:test_resnet@16", tasks(pools, "knn"), device="cpu", seed=1)["value"].to_numpy()
     assert np.array_equal(one, same) and np.array_equal(other, plain) and not np.array_equal(one, other)
+    both = transfer("untrained:timm:test_resnet@16", tasks(pools, "linear", "knn"), device="cpu", seed=1)
+    assert np.array_equal(plain, both["value"].to_numpy()[98:])  # features are made once for both tasks
+    turned = {**tasks(pools, "knn")[0], "name": "turned", "train": str(pools / "test"), "test": str(pools / "train")}
+    alone = transfer("untrained:timm:test_resnet@16", [turned], device="cpu", seed=1)["value"]
+    assert (
+        transfer("untrained:timm:test_resnet@16", [*tasks(pools, "knn"), turned], device="cpu", seed=1)["value"].to_pylist()[98:] == alone.to_pylist()
+    )
     assert one.mean() > 0.4  # statistics are set, so it is an anchor and no strawman
 
 
