@@ -72,6 +72,9 @@ def measured(pool: Path, root: Path, spec: str, workers: int, shards: int) -> tu
 
 
 def main() -> None:
+    if DEVICE == "cuda" and not torch.cuda.is_available():
+        print("needs a CUDA device")
+        return
     os.environ["HF_HUB_OFFLINE"] = "1"
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:

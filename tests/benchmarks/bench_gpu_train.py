@@ -211,6 +211,9 @@ def reader(net: str, side: int, batch: int, samples: Samples, memory: float) -> 
 
 
 def main() -> None:
+    if DEVICE == "cuda" and not torch.cuda.is_available():
+        print("needs a CUDA device")
+        return
     torch.manual_seed(0)
     started = time.perf_counter()
     print(card())
