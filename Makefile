@@ -15,10 +15,10 @@ $(READY): pyproject.toml constraints.txt
 
 install: $(READY)  ## make .venv and install keepset with everything that tests need
 
-demo: $(READY)     ## run the main job on real images (12 to 16 minutes) and print where the reports are
+demo: $(READY)     ## run the main job on real images (10 to 14 minutes) and print where the reports are
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
-test: $(READY) browser  ## run all tests (8 to 13 minutes on two cores, after the install)
+test: $(READY) browser  ## run all tests (9 to 14 minutes on two cores, after the install)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=20 -m "not slow and not gpu" tests
 
 test-slow: $(READY)  ## run the slow campaigns: calibration at full size, kill tests on every event
