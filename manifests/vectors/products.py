@@ -75,9 +75,8 @@ class OnDevice:
             z.square = square
         high = max(1, min(high, len(z)))
         self._wide = min(max(high, len(z)), max(BLOCK, min(WIDE, free // (A_SCORE * high))))
-        self._rooms = [
-            torch.empty(high * max(high, self._wide), dtype=torch.float16, device=device) for _ in range(2)
-        ]  # new memory for each product would cost more than it
+        self._room = high * max(high, self._wide)  # scores of a product
+        self._rooms: list[Any] = []  # where they go: new memory for each would cost more than it
 
     def tiles(self, rows: np.ndarray, columns: np.ndarray, floor: float) -> Iterator[Tile]:
         """As on the CPU, less what lies below `floor`. The device is at the next product while the caller looks at what the last one gave."""
@@ -85,8 +84,7 @@ class OnDevice:
         found: Iterator[Tile] = iter(())
         for first in range(0, len(columns), self._wide):
             some = columns[first : first + self._wide]
-            self._rooms.reverse()
-            scores = self._product(left, self._at(some), self._rooms[0])
+            scores = self._into_room(left, self._at(some))
             yield from found
             found = self._near(scores, some, low)
         yield from found
@@ -94,24 +92,33 @@ class OnDevice:
     def triangle(self, rows: np.ndarray, floor: float) -> Iterator[Tile]:
         """As on the CPU, less what lies below `floor`."""
         left = self._at(rows)
-        scores = self._product(left, left, self._rooms[0])
+        scores = self._into_room(left, left)
         scores.masked_fill_(scores.new_ones(scores.shape).triu_().bool(), -2)
         yield from self._near(scores, rows, self._low(floor))
 
     def pairs(self, rows: np.ndarray, columns: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(r, c, score float32) of all pairs (rows[r], columns[c]) that may reach `floor`, of so many as the device holds at once."""
-        scores = self._product(self._picked(rows), self._picked(columns))
+        scores = self._product(self._picked(rows), self._picked(columns), None)
         r, c = (scores >= self._low(floor)).nonzero(as_tuple=True)
         return r.cpu().numpy(), c.cpu().numpy(), scores[r, c].float().cpu().numpy()
 
     def _low(self, floor: float) -> float:
         return floor - self.error - 2.0**-11  # a float16 score is compared with this number's nearest float16
 
-    def _product(self, left: Any, right: Any, room: Any = None) -> Any:
+    def _into_room(self, left: Any, right: Any) -> Any:
+        """Their product, which the one after the next overwrites."""
+        import torch
+
+        if not self._rooms:
+            self._rooms = [torch.empty(self._room, dtype=torch.float16, device=self.device) for _ in range(2)]
+        self._rooms.reverse()
+        return self._product(left, right, self._rooms[0][: len(left) * len(right)].view(len(left), len(right)))
+
+    def _product(self, left: Any, right: Any, out: Any) -> Any:
         import torch
 
         with _whole_sums():
-            return torch.mm(left, right.T, out=None if room is None else room[: len(left) * len(right)].view(len(left), len(right)))
+            return torch.mm(left, right.T, out=out)
 
     def _at(self, rows: np.ndarray) -> Any:
         """(m, d) float16 unit vectors of ascending rows, on the device."""
@@ -125,8 +132,7 @@ class OnDevice:
 
     def _sent(self, rows: "np.ndarray | slice") -> tuple[Any, np.ndarray]:
         """(m, d) float16 unit vectors on the device; (m,) float64 the squared lengths, exact on any machine."""
-        wide = to_device(self.z.stored(rows), "cpu:0" if self.device == "mps" else self.device).double()  # mps has no float64
-        square = (wide * wide).sum(1)
+        wide, square = _wide(self.z, rows, "cpu:0" if self.device == "mps" else self.device)  # mps has no float64
         return (wide / square.clamp_min(1e-30).sqrt()[:, None]).half().to(self.device), square.cpu().numpy()
 
     def _near(self, scores: Any, columns: np.ndarray, low: float) -> Iterator[Tile]:
@@ -156,11 +162,16 @@ def held(z: Vectors, device: str) -> Any:
         there, square = torch.empty((len(z), z.dim), dtype=torch.float16, device=device), np.empty(len(z))
         for first in range(0, len(z), SENT):
             at = slice(first, min(first + SENT, len(z)))
-            there[at] = to_device(z.stored(at), device)
-            wide = there[at].double()
-            square[at] = (wide * wide).sum(1).cpu().numpy()
+            wide, lengths = _wide(z, at, device)
+            there[at], square[at] = wide.half(), lengths.cpu().numpy()
         z.held, z.square = (device, there), square
     return z.held[1]
+
+
+def _wide(z: Vectors, rows: "np.ndarray | slice", device: str) -> tuple[Any, Any]:
+    """(m, d) and (m,) float64 there: the rows as they are stored, and their squared lengths, which are exact."""
+    wide = to_device(z.stored(rows), device).double()
+    return wide, (wide * wide).sum(1)
 
 
 def unit(z: Vectors, rows: slice, device: str) -> Any:

@@ -63,14 +63,12 @@ def compare(
     comparison = _open(checked, run, out, seeds)
     if runner is None:
         _check_training(comparison, device)
-    from pretrain.machine import side_by_side
-
     with locked(comparison.folder):
         _write_plan(comparison)
         todo = [r for r in comparison.runs if not comparison.done(r)]
         with Progress("compare", len(comparison.runs), "runs", events=comparison.folder / "events.jsonl") as progress:
             progress.done = len(comparison.runs) - len(todo)
-            with _executor(jobs or (checked.jobs if runner else side_by_side(checked.jobs, device)), todo, runner) as submit:
+            with _executor(jobs, checked.jobs, device, todo, runner) as submit:
                 pending = {r: submit(comparison, r, device) for r in todo}
                 moved = False
                 for round_ in range(comparison.seeds):
@@ -270,12 +268,14 @@ Submit = Callable[[Comparison, Run, Device], Callable[[], None]]  # starts a run
 
 
 @contextmanager
-def _executor(jobs: int, todo: list[Run], runner: Runner | None) -> Iterator[Submit]:
+def _executor(jobs: int | None, planned: int, device: Device, todo: list[Run], runner: Runner | None) -> Iterator[Submit]:
     """How runs are started: in a pool of one-thread processes; or with `runner`, here, when they are waited for."""
     if runner is not None or not todo:
         yield lambda comparison, run, device: lambda: _at_once(comparison, run, runner)
         return
-    pool = ProcessPoolExecutor(min(jobs, len(todo)), get_context("spawn"), prepare_worker)
+    from pretrain.machine import side_by_side  # torch, which a runner need not have
+
+    pool = ProcessPoolExecutor(min(jobs or side_by_side(planned, device), len(todo)), get_context("spawn"), prepare_worker)
     try:
         yield lambda comparison, run, device: _waiting(pool.submit(work, comparison.work(run, device)), comparison, run)
     finally:

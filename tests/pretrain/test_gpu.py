@@ -1,10 +1,6 @@
 """What only a CUDA device can show: resuming to the same losses, losses against the definition, and steps that do not wait for the device."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -24,7 +20,7 @@ from pretrain.train import Loop, train
 from pretrain.transfer.features import features, open_encoder
 from tests.pretrain.objectives.test_look import slow
 from tests.pretrain.pictures import digit_pngs, write_pool, write_shards
-from tests.pretrain.test_train import Stopped, rows, stop_after
+from tests.pretrain.test_train import Stopped, kill_at_the_first_state, rows, stop_after
 
 DEVICE = "cuda"
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -65,14 +61,7 @@ def test_a_training_that_stops_and_goes_on_has_the_same_losses(name, rule, shard
 
 def test_a_killed_process_goes_on_to_the_same_losses(shards, tmp_path):
     given = config(shards, tmp_path / "parts", "look", checkpoint_every=20, samples_seen=25_600, workers=1)
-    (tmp_path / "config.yaml").write_text(json.dumps(given))
-    command = [sys.executable, "-c", "from pretrain.cli import main; main()", "train", str(tmp_path / "config.yaml")]
-    started = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    limit = time.monotonic() + 120
-    while not (tmp_path / "parts" / "state.pt").exists() and started.poll() is None and time.monotonic() < limit:
-        time.sleep(0.01)
-    started.kill()
-    assert started.wait() == -signal.SIGKILL
+    kill_at_the_first_state(given, tmp_path)
 
     parts = train(given, quiet=True)
     same(train(config(shards, tmp_path / "whole", "look", samples_seen=25_600), quiet=True), parts)

@@ -71,19 +71,24 @@ def test_n_steps_stop_n_steps_gives_the_bits_of_2n_steps(name, shards, tmp_path,
     assert not (parts / "state.pt").exists()
 
 
-def test_a_killed_process_goes_on_to_the_same_bits(shards, tmp_path):
-    """kill -9 as soon as the first state is there, whatever the process is doing by then."""
-    given = config(shards, tmp_path / "parts", "cross_entropy", checkpoint_every=2, samples_seen=1600, workers=1)
-    path = tmp_path / "config.yaml"
+def kill_at_the_first_state(given: dict, folder: Path) -> None:
+    """Train in a process of its own until a state is there, and then no further."""
+    path = folder / "config.yaml"
     path.write_text(json.dumps(given))
     started = subprocess.Popen(
         [sys.executable, "-c", "from pretrain.cli import main; main()", "train", str(path)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     limit = time.monotonic() + 120
-    while not (tmp_path / "parts" / "state.pt").exists() and started.poll() is None and time.monotonic() < limit:
+    while not (Path(given["out"]) / "state.pt").exists() and started.poll() is None and time.monotonic() < limit:
         time.sleep(0.01)
     started.kill()
     assert started.wait() == -signal.SIGKILL
+
+
+def test_a_killed_process_goes_on_to_the_same_bits(shards, tmp_path):
+    """kill -9 as soon as the first state is there, whatever the process is doing by then."""
+    given = config(shards, tmp_path / "parts", "cross_entropy", checkpoint_every=2, samples_seen=1600, workers=1)
+    kill_at_the_first_state(given, tmp_path)
 
     parts = train(given, quiet=True)
     whole = train(config(shards, tmp_path / "whole", "cross_entropy", samples_seen=1600), quiet=True)
