@@ -33,7 +33,7 @@ STAGES = {
     "dedup.perceptual": Stage(DECISION, 3),
     "dedup.copies": Stage(DECISION, 3, SAME_DEVICE),
     "dedup.all_pairs": Stage(DECISION, 2),
-    "dedup.semantic": Stage(DECISION, 2),
+    "dedup.semantic": Stage(DECISION, 3),
     "dedup.semdedup": Stage(DECISION, 2),
     "dedup.mutual": Stage(DECISION, 2),
     "leakage.images": Stage(DECISION, 4, SAME_DEVICE),

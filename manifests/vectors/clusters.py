@@ -16,6 +16,7 @@ from manifests.vectors.tiles import near_the_top, to_device
 
 BLOCK = 4096
 SOUGHT = 64  # rows a centre among which k-means++ seeks its start
+ROUNDED = 2.0**-40  # more than float64 is off by: two rows that are centres lie exactly as far from their border as the reach is
 SPLITS = 3  # how often clusters that came out too large are split
 LEANING_ROWS = 4096  # rows that say how far differences lean towards a border
 
@@ -211,7 +212,7 @@ def _reach(some: Vectors, centres: Vectors, floor: float, recall: float) -> np.n
     between = normalised(wide @ wide.T, centres.square[:, None], centres.square[None])
     apart = np.sqrt(np.maximum(2 - 2 * between, 0))
     lean = 1.0 if recall == 1 or k < 2 or not len(some) else _leaning(some, centres, between, apart, recall)
-    return lean * np.sqrt(2 - 2 * floor) / 2 * apart
+    return lean * np.sqrt(2 - 2 * floor) / 2 * apart + ROUNDED
 
 
 def _leaning(some: Vectors, centres: Vectors, between: np.ndarray, apart: np.ndarray, recall: float) -> float:

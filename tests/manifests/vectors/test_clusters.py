@@ -74,6 +74,17 @@ def compared(found: Cells) -> set[tuple[int, int]]:
     return pairs
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_two_rows_that_are_centres_lie_halfway_from_their_border_and_are_compared(seed):
+    """Where the difference of a pair stands upright on the border both are as far from it as the reach is, to the last bit."""
+    z = Vectors.of(noisy_unit_vectors(seed, 12, 8, 12, 0.0))
+    a, b = np.triu_indices(12, 1)
+    cosine = z.cosine(a, z, b)
+    for floor in cosine.tolist():
+        _, found = cells(z, 12, uid_rank=np.arange(12), rng=rng(), floor=floor, recall=1.0, memory=1 << 30)
+        assert set(zip(a[cosine >= floor].tolist(), b[cosine >= floor].tolist(), strict=True)) <= compared(found)
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 9999), k=st.integers(1, 30), spread=st.sampled_from([0.02, 0.3, 2.0]), dim=st.sampled_from([2, 3, 8]), data=st.data())
 def test_at_recall_one_no_pair_down_to_the_floor_is_lost(seed, k, spread, dim, data):
