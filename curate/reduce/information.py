@@ -9,13 +9,18 @@ from manifests.images import Window
 from manifests.information import could_reach, entropy, grey_levels, shared, spread
 from manifests.series import walks
 from manifests.star import star
-from manifests.vectors.forecast import information as forecast
-from manifests.vectors.forecast import listed, require
+from manifests.vectors.forecast import Size, listed, require
+from manifests.vectors.forecast import information as of_groups
 
 REASONS = ("low_entropy", "redundant")
 WRITES = {"information_entropy": pa.float64()}
 MOVES = {"min_nmi": "floor_nmi", "min_entropy": "", "order": ""}
+GROWS = "equal where each keeper is in the older part"
 PAIRS = 1 << 18  # compared in one round: some seconds that a crash may cost
+
+
+def forecast(size: Size, **_: object) -> None:
+    """Nothing: it follows from the sizes of the groups, which show only then."""
 
 
 def information(
@@ -39,7 +44,7 @@ def information(
                 counts as a number. Protected rows come first in their group's walk, and all of them stay. A row whose picture cannot be read is kept,
                 unjudged.
     Guarantee   exact in whole numbers: the same verdicts on every machine; every redundant row has a kept one before it with at least min_nmi
-    Source      one of the families that Less is More (Wolf et al. 2024) tried on CT; neither its formula nor its threshold is published, so both are ours.
+    Source      one of the families that Less is More (Wolf et al. 2024) tried on CT; we found neither its formula nor its threshold, so both are ours.
                 Hashing (`reduce.series`) did best there. A value found on one kind of volume means little on another: on four MRI volumes as much was kept as
                 by Hash-6 at 0.35 to 0.46; 0.5 keeps 1.3 to 2.4 times as much, and 0.6 about half of all slices
     group       the column that says what belongs together: a patient, a volume, a video
@@ -76,7 +81,7 @@ def information(
 
 def _find(pool: Pool, groups: list[np.ndarray], side: int, window: Window | None, floor: float) -> Edges:
     """Each row with itself, and the pairs of each group that reach `floor`."""
-    require("reduce.information", forecast([len(rows) for rows in groups], side), pool.memory)
+    require("reduce.information", of_groups([len(rows) for rows in groups], side), pool.memory)
     pairs = np.cumsum([0] + [len(rows) * (len(rows) - 1) // 2 for rows in groups]) // PAIRS
     rounds = np.split(np.arange(len(groups)), np.flatnonzero(np.diff(pairs[:-1])) + 1) if groups else []
 

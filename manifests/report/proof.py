@@ -8,7 +8,7 @@ from manifests.report import charts
 from manifests.report.panel import Inquiry, Panel
 
 WANTED = ["folder", "objective", "arm", "reference", "question", "scope", "task", "look", "runs_arm", "runs_ref", "mean_arm", "mean_ref", "mean_untrained", "diff", "lo", "hi",
-          "level", "margin", "retained_lo", "word", "seeds_needed", "note", "sentence"]  # fmt: skip
+          "level", "margin", "retained_lo", "word", "seeds_needed", "note", "sentence", "leakage_rate", "clean_diff", "clean_lo", "clean_hi"]  # fmt: skip
 NEEDED = {"arm", "reference", "scope", "task", "look", "diff", "lo", "hi", "word"}
 MEANINGS = {
     "better": "the whole interval lies above zero",
@@ -51,16 +51,41 @@ ORDER BY folder, {"objective, " if "objective" in there else ""}arm, reference, 
         caption = f"{name}: difference in points of accuracy, interval; the band is the margin. Right of zero: {visible(arm, 40)} is ahead."
         chart = {"kind": "chart", "svg": charts.forest(lines, f"{name}: differences"), "caption": caption}
         blocks.append({**chart, "folded": f"Controls and anchors of {name}"} if control else chart)
+    if leaked := _leaked(rows):
+        blocks.append({"kind": "text", "class": "", "text": leaked})
     said = [r for r in rows if r.get("sentence") and r["scope"] == "suite" and r.get("question") not in CONTROLS]
     sentences = [f"{visible(r.get('objective'), 40)} · {visible(r['sentence'], 600).replace('`', '')}".removeprefix(" · ") for r in said]
     if sentences:
         blocks.append({"kind": "list", "name": "In words", "items": sentences})
     head = ["objective", "arm", "reference", "task", "arm's mean", "reference's mean", "difference", "interval", "word", "runs"]
+    beside = ["test samples in the pool", "difference without them"] if leaked else []
     table = [[visible(r.get("objective"), 40), visible(r["arm"], 40), visible(r["reference"], 40), visible(r["task"], 40) if r["task"] else "all",
               _per_cent(r.get("mean_arm")), _per_cent(r.get("mean_ref")), _points(r["diff"]), f"{_points(r['lo'])} to {_points(r['hi'])}",
-              {"text": visible(r["word"], 20), "mark": charts.WORDS.get(r["word"], "quarantined")}, f"{number(r.get('runs_arm'))} v {number(r.get('runs_ref'))}"] for r in rows]  # fmt: skip
-    blocks.append({"kind": "table", "name": "Every comparison", "head": head, "numbers": [4, 5, 6], "rows": table, "folded": True})
+              {"text": visible(r["word"], 20), "mark": charts.WORDS.get(r["word"], "quarantined")}, f"{number(r.get('runs_arm'))} v {number(r.get('runs_ref'))}", *_without(r)[: len(beside)]] for r in rows]  # fmt: skip
+    blocks.append({"kind": "table", "name": "Every comparison", "head": head + beside, "numbers": [4, 5, 6], "rows": table, "folded": True})
     return Panel("proof", "Proof", question, _answer(rows), blocks, inquiry.take())
+
+
+def _leaked(rows: list[dict[str, Any]]) -> str:
+    """What share of each task's test samples stands in the pool, and which arms that favours; empty where none does."""
+    rates = {r["task"]: r["leakage_rate"] for r in rows if r.get("leakage_rate")}
+    if not rates:
+        return ""
+    each = ", ".join(f"{_per_cent(rate)} of {visible(task, 40)}" for task, rate in rates.items() if task) or _per_cent(rates[None])
+    return (
+        f"Test samples that stand in the pool: {each}. An arm that drops them is compared with arms that may have trained on them, which favours those arms. "
+        "The table gives each difference without these samples too; the words are said of all samples."
+    )
+
+
+def _without(row: dict[str, Any]) -> list[str]:
+    if not row.get("leakage_rate"):
+        return ["–", "–"]
+    told = row.get("clean_diff")
+    return [
+        _per_cent(row["leakage_rate"]),
+        "–" if told is None else f"{_points(told)} ({_points(row.get('clean_lo'))} to {_points(row.get('clean_hi'))})",
+    ]
 
 
 def _order(row: dict[str, Any]) -> int:

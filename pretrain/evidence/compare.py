@@ -19,6 +19,7 @@ from manifests.digest import digest
 from manifests.errors import Refusal
 from manifests.progress import Progress, record_event
 from manifests.publish import locked, publish_bytes, publish_table, published_digest
+from pretrain.configuration import starting_weights
 from pretrain.evidence import power
 from pretrain.evidence.arms import Ledger, Uids, clean_rows, drawn_rows, full_rows, kept_rows, read_ledger, rows_digest, write_draw
 from pretrain.evidence.judge import evaluate, wait
@@ -123,7 +124,8 @@ class Comparison:
             version = self.plan.record["sets"].get(f"version of {run.objective}")
             trained = [run.objective, version, self.plan.objectives[run.objective], self.samples_seen(arm), self.smallest()]
         tested = {name: value for name, value in self.plan.record["sets"].items() if name.startswith(("pool at ", "version of probe "))}
-        return digest("run", arm.is_a, rows, trained, self.plan.training, run.seed, list(self.plan.tasks), tested, arm.side)
+        start = starting_weights(self.plan.training.get("backbone"))
+        return digest("run", arm.is_a, rows, trained, self.plan.training, run.seed, list(self.plan.tasks), tested, arm.side, *start)
 
     def done(self, run: Run) -> bool:
         """Whether the run's scores are there; those of the same run in a sister comparison (another margin) are linked."""
@@ -319,9 +321,8 @@ def _judge_round(comparison: Comparison, round_: int, moved: bool) -> None:
     table = pa.concat_tables([_scores_of(comparison, r) for r in finished])
     scores = fold(table, str(path), list(comparison.plan.objectives))
     facts = _facts(comparison, finished, {task.name: task.uids for task in scores.tasks})
-    if is_look:
-        evaluate(comparison.folder, comparison.plan, scores, facts)
-    elif not read_looks(comparison.folder):
+    looked = is_look and evaluate(comparison.folder, comparison.plan, scores, facts)
+    if not looked and not read_looks(comparison.folder):
         wait(comparison.folder, comparison.plan, scores, facts)
     publish_table(path, table, made_of)
 
@@ -343,17 +344,19 @@ def _facts(comparison: Comparison, finished: list[Run], uids: dict[str, tuple[st
     trained = [plan.arm(r.arm) for r in finished if r.objective is not None]
     full = plan.of_kind("full")
     cost = power.proof_cost([comparison.samples_seen(a) for a in trained], comparison.samples_seen(full[0])) if full else None
-    leaked: dict[str, float] = {}
+    leaked: dict[str, frozenset[str]] = {}
     for task in plan.tasks:
         pool = str(Path(str(task.get("test"))).resolve())
         hits = [ledger.leaked[pool] for ledger in comparison.ledgers.values() if pool in ledger.leaked]
         if hits and task["name"] in uids:
-            leaked[task["name"]] = len(frozenset.union(*hits) & set(uids[task["name"]])) / len(uids[task["name"]])
+            leaked[task["name"]] = frozenset.union(*hits).intersection(uids[task["name"]])
+    leakage = {name: len(hit) / len(uids[name]) for name, hit in leaked.items()}
     seconds = sum(_seconds(comparison, r) for r in finished)
     events = comparison.folder / "events.jsonl"
     linked = events.is_file() and '"event": "linked"' in events.read_text(encoding="utf-8")
     fixed = None if linked else read_plan(comparison.folder / "plan.yaml").record.get("fixed")
-    return Facts({a.name: comparison.size(a) for a in plan.of_kind(*TRAINED)}, cost, seconds or None, leaked, fixed, _settings(comparison))
+    rows = {arm.name: comparison.size(arm) for arm in plan.of_kind(*TRAINED)}
+    return Facts(rows, cost, seconds or None, leakage, leaked, fixed, _settings(comparison))
 
 
 def _settings(comparison: Comparison) -> dict[str, str]:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from manifests.digest import digest
 from manifests.errors import Refusal
 from manifests.publish import locked, publish_bytes
-from pretrain.evidence.looks import Look, open_look, record_look, scores_digest
+from pretrain.evidence.looks import Look, open_look, read_looks, record_look, scores_digest
 from pretrain.evidence.plan import TRAINED, Plan, read_plan
 from pretrain.evidence.plot import intervals_svg
 from pretrain.evidence.questions import Facts, answer
@@ -27,8 +27,9 @@ def judge(scores: Path, *, plan: Path, out: Path | None = None) -> Path:
             (`pretrain.evidence.scores.SCHEMA`). value is correctness, recall of a query, or a pseudo-value (`intervals.pseudo_values`)
     plan    the YAML plan: arms, tasks, margin, looks; what only training needs may be absent
     out     where the evidence goes; default `evidence/<plan digest>` beside SCORES
-    Guarantee   judging the same scores again is the same look; other scores under the same plan are the next one, and spend its error
-    Errors      `Refusal` [bad-scores] naming the row: a missing, foreign or doubled sample, NaN, fewer than ten clusters, an arm not in the plan;
+    Guarantee   judging the same scores again is the same look; other scores under the same plan are the next one, and spend its error. Each objective is a
+                family of its own, and in it each question: the error is shared by the rows of one family, not over objectives or questions
+    Errors      `Refusal` [bad-scores] naming the row: a missing, foreign or doubled sample, NaN, fewer than ten clusters, an arm not in the plan, a run that is a copy;
                 [bad-plan], [no-such-file]. Fewer than three runs are no error: the word is "cannot tell".
     """
     checked = read_plan(plan)
@@ -39,8 +40,9 @@ def judge(scores: Path, *, plan: Path, out: Path | None = None) -> Path:
     with locked(folder):
         if not evaluate(folder, checked, folded, Facts()):
             runs, looks = _smallest(checked, folded), ", ".join(map(str, checked.looks))
-            cure = "The words of the last look stand"
-            raise Refusal("bad-plan", str(scores), f"a look at {runs} runs is not declared and the error is spent", f"looks at {looks} runs", cure)
+            given = f"a look at {runs} runs is not declared, and all error is spent or promised to those that are"
+            cure = "The words of the last look stand" if read_looks(folder) else "Judge again at one of these numbers"
+            raise Refusal("bad-plan", str(scores), given, f"looks at {looks} runs", cure)
     return folder
 
 
@@ -55,7 +57,7 @@ def _check_arms(table: pa.Table, plan: Plan, where: str) -> None:
 def evaluate(folder: Path, plan: Plan, scores: Scores, facts: Facts) -> bool:
     """Take the look that `scores` are, write it down, then verdicts.parquet and intervals.svg; the caller holds the folder's lock.
 
-    False where the plan's error is spent: nothing is evaluated then, and the words of the last look stand as they are.
+    False where no error is left for it: nothing is evaluated then, and the words of the last look stand as they are.
     """
     look = open_look(folder, plan, scores, _smallest(plan, scores))
     if look.number and not look.alpha:

@@ -16,14 +16,14 @@
     budget: {samples_seen: 1000000}   # or {epochs: 20}: fewer steps for fewer rows
     training: {backbone: "timm:resnet18", resolution: 64, batch: 256}                   # what else `pretrain train` takes, the same for all arms
     margin: {retain: 0.98}            # of the gain over untrained; or {absolute: 0.01}, one point
-    looks: [3, 5, 10]                 # numbers of seeds at which the scores may be judged: 2.5 % error for the first, 2.5 % for the others together
+    looks: [3, 5, 10]                 # numbers of seeds at which the scores may be judged: 2.5 % error for the first, 2.5 % for the others together;
+                                      # at another number, the first look too, 1.25 % or less, of what is not reserved for these
     seeds: 5
     jobs: 2
 
 Paths are those of the working directory. `pretrain judge` needs arms, tasks (names do), margin and looks only.
 """
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +32,7 @@ from typing import Any
 
 from manifests.digest import digest
 from manifests.errors import Refusal
+from manifests.processes import cores
 from manifests.strict_yaml import read_yaml
 from pretrain.evidence.verdict import MIN_RUNS
 
@@ -176,7 +177,7 @@ def check_plan(body: Any, where: str) -> Plan:
     return Plan(
         where, _text(body.get("run")), arms, {str(k): dict(v or {}) for k, v in objectives.items()}, tasks, _budget(body.get("budget"), where),
         _training(body.get("training"), where), margin, looks, seeds, _whole(body.get("seed", 0), f"{where}: seed", 0), weights,
-        _whole(body.get("jobs") or max(1, len(os.sched_getaffinity(0))), f"{where}: jobs", 1), dict(body.get("record") or {}),
+        _whole(body.get("jobs") or cores(), f"{where}: jobs", 1), dict(body.get("record") or {}),
     )  # fmt: skip
 
 
@@ -278,6 +279,9 @@ def _margin(given: Any, arms: tuple[PlannedArm, ...], where: str) -> Margin | No
             raise Refusal("bad-plan", where, f"{value!r}", words)
     if kind == "retain" and "untrained" not in kinds:
         raise Refusal("bad-plan", where, "retain needs an untrained arm", "the gain is that over an untrained network", "Add `untrained:` to arms")
+    few = [arm.name for arm in arms if kind == "retain" and arm.is_a == "untrained" and arm.runs is not None and arm.runs < MIN_RUNS]
+    if few:
+        raise Refusal("bad-plan", where, f"retain needs {MIN_RUNS} runs of {few[0]} or more", "", "Leave `runs` away for 10: they cost no training")
     return Margin(kind, suite, task)
 
 

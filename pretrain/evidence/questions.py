@@ -7,6 +7,7 @@ import numpy as np
 
 from manifests.errors import Refusal
 from pretrain.evidence import power
+from pretrain.evidence.alike import alike
 from pretrain.evidence.intervals import (
     ALPHA,
     Arm,
@@ -22,7 +23,7 @@ from pretrain.evidence.intervals import (
 )
 from pretrain.evidence.looks import Key, Look
 from pretrain.evidence.plan import TRAINED, Plan, PlannedArm
-from pretrain.evidence.scores import ArmScores, Scores, Task, same_samples
+from pretrain.evidence.scores import ArmScores, Scores, Task, same_samples, without
 from pretrain.evidence.verdict import (
     BETTER,
     CANNOT_TELL,
@@ -36,6 +37,7 @@ from pretrain.evidence.verdict import (
     points,
     sentence,
     shifted,
+    standing,
     tau,
     word,
 )
@@ -59,6 +61,7 @@ class Facts:
     proof_cost: float | None = None
     proof_seconds: float | None = None
     leakage: dict[str, float] = field(default_factory=dict)
+    leaked: dict[str, frozenset[str]] = field(default_factory=dict)  # the samples that this share is of
     fixed_on: str | None = None
     settings: dict[str, str] = field(default_factory=dict)  # objective -> what it took by default from the comparison's sizes
 
@@ -116,15 +119,21 @@ def pairs(plan: Plan) -> list[tuple[PlannedArm, PlannedArm, str]]:
 def answer(scores: Scores, plan: Plan, look: Look, facts: Facts) -> list[Verdict]:
     """Every row of the table, for every objective: the suite first, then its tasks (where there are several).
 
-    Guarantee   per question and look at most alpha false words on the suite (Holm over kept arms), and per arm over its tasks (Holm).
+    Guarantee   per objective, question and look at most alpha false words on the suite (Holm over kept arms), and per arm over its tasks (Holm).
     """
     verdicts: list[Verdict] = []
+    clean = without(scores, facts.leaked) if any(facts.leaked.values()) else None
     for objective, of_arms in scores.arms.items():
         _check_arms(of_arms, plan, objective)
+        copies = alike(of_arms, plan, objective)
         suite = _scope(of_arms, plan, [t for t in scores.tasks if t.name not in _seen(plan)], None)
         tasks = [_scope(of_arms, plan, [t], t) for t in scores.tasks] if len(scores.tasks) > 1 else []
         found = _suite_rows(objective, suite, tasks, plan, look, facts)
         _note_redundancy(found, plan)
+        if clean is not None:
+            _on_clean_part(found, clean, objective, plan)
+        for v in found:
+            v.note = "; ".join(filter(None, [v.note, copies.get(v.arm), copies.get(v.reference)]))
         verdicts += found
     for v in verdicts:
         v.sentence = sentence(v, len(plan.looks), _said(plan.arm(v.reference)))
@@ -144,27 +153,10 @@ def _check_arms(of_arms: dict[str, ArmScores], plan: Plan, objective: str) -> No
     for arm in plan.arms:
         if arm.name not in of_arms:
             raise Refusal("bad-scores", f"objective {objective or 'null'}", f"holds nothing of arm {arm.name!r}", "every arm of the plan")
-        same = None if arm.fixed else _copies(of_arms[arm.name])
-        if same is not None:
-            (_, one), (_, other) = (of_arms[arm.name].runs[k] for k in same)
-            given = f"runs {one} and {other} agree on every sample"
-            raise Refusal("bad-scores", f"objective {objective or 'null'}, arm {arm.name}", given, "each run is its own training", "Is one a copy?")
         if (arm.drawn or arm.selector) and any(draw is None for draw, _ in of_arms[arm.name].runs):
             raise Refusal(
                 "bad-scores", f"arm {arm.name}", "draw is null", "a drawn arm says which draw each run used: runs of one draw are not fresh draws"
             )
-
-
-def _copies(of_arm: ArmScores) -> tuple[int, int] | None:
-    """Positions of two runs that agree on every one of a hundred samples or more, not all of one value: no two trainings do."""
-    whole = np.concatenate(list(of_arm.values.values()), axis=-1)
-    if whole.shape[-1] < 100:
-        return None
-    for i in range(len(whole)):
-        for j in range(i):
-            if (whole[i] == whole[j]).all() and whole[i].min() < whole[i].max():
-                return j, i
-    return None
 
 
 def _scope(of_arms: dict[str, ArmScores], plan: Plan, tasks: Sequence[Task], task: Task | None) -> Scope:
@@ -214,7 +206,8 @@ def _suite_rows(objective: str, suite: Scope, tasks: list[Scope], plan: Plan, lo
 def _settle(family: list[Asked], plan: Plan, look: Look) -> None:
     """Give each row of a family its word, and where none is proved what would tell."""
     before = [look.before.get(_key(v), Claims()) for v, _, _ in family]
-    decided = decide([q for _, q, _ in family], look.alpha, before)
+    questions = [q for _, q, _ in family]
+    decided = decide(questions, look.alpha, before)
     for (v, q, scope), (alone, after_holm), old in zip(family, decided, before, strict=True):
         v.claims = after_holm
         if q.barred:
@@ -228,7 +221,7 @@ def _settle(family: list[Asked], plan: Plan, look: Look) -> None:
         kept_word = "proved at an earlier look" if old != Claims() and word(fresh, hi, v.margin)[0] != v.word else ""
         v.note = "; ".join(filter(None, [addition, starred, kept_word, v.note]))
         if v.word == CANNOT_TELL:
-            _plan_ahead(v, scope, q.inside or q.difference, plan, look)
+            _plan_ahead(v, scope, q, questions, plan, look)
 
 
 def _key(v: Verdict) -> Key:
@@ -334,13 +327,16 @@ def _one_draw(scope: Scope, difference: Contrast, i: int, j: int) -> str:
     return f"{side} {this}; random subsets need {MIN_RUNS} draws"
 
 
-def _plan_ahead(row: Verdict, scope: Scope, asked: Contrast, plan: Plan, look: Look) -> None:
-    """Seeds or samples that would tell, if the truth is the estimate, at the next look's error."""
+def _plan_ahead(row: Verdict, scope: Scope, question: Question, family: Sequence[Question], plan: Plan, look: Look) -> None:
+    """Seeds or samples that would tell, if the truth is the estimate, at the next look's error and whatever the rest of the family turns out to be."""
     sizes: list[float] = [scope.runs(name) for name in scope.names]
     later = [s for s in plan.looks if s > look.runs]
     alpha = next_alpha(look.spent, later[0] if later else look.runs + 1, plan.looks)
     if alpha <= 0:
         return
+    asked = question.inside or question.difference
+    claim = 2 if asked.estimate <= 0 else 1 if question.margin > 0 else 0
+    alpha /= max(standing(family, alpha)[claim], 1)
     distance = abs(float(asked.estimate))
     n: Array = scope.moments.num_samples
     row.seeds_needed = power.seeds_needed(asked, sizes, n.tolist(), distance, alpha=alpha)
@@ -370,6 +366,16 @@ def _leakage(scope: Scope, facts: Facts, plan: Plan) -> float | None:
     names = [scope.task.name] if scope.task else [t["name"] for t in plan.tasks if t["name"] not in _seen(plan)]
     rates = [facts.leakage[name] for name in names if name in facts.leakage]
     return float(np.mean(rates)) if rates else None
+
+
+def _on_clean_part(rows: list[Verdict], clean: Scores, objective: str, plan: Plan) -> None:
+    """Tell the difference on the test samples that do not stand in the pool beside each row whose tasks have such: an interval, never a word."""
+    scopes: dict[str | None, Scope] = {None: _scope(clean.arms[objective], plan, [t for t in clean.tasks if t.name not in _seen(plan)], None)}
+    scopes |= {t.name: _scope(clean.arms[objective], plan, [t], t) for t in clean.tasks}
+    for v in rows:
+        if v.leakage_rate and v.level is not None:
+            told = scopes[v.task].contrast({v.arm: 1, v.reference: -1}, (1 - v.level) / 2)
+            v.clean_n, v.clean_diff, v.clean_lo, v.clean_hi = scopes[v.task].units, float(told.estimate), float(told.lo), float(told.hi)
 
 
 def _note_redundancy(rows: list[Verdict], plan: Plan) -> None:

@@ -1,7 +1,6 @@
 """The runs of a comparison in their order, and one of them from configuration to scores."""
 
 import os
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from manifests.memory import keep_freed
+from manifests.processes import end_with_parent
 from manifests.publish import publish_table
 from pretrain.data import Known
 from pretrain.evidence.plan import TRAINED, Plan
@@ -69,14 +69,7 @@ def prepare_worker() -> None:
 
     threadpool_limits(1)
     keep_freed()
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(2)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent()
 
 
 def work(job: Work) -> None:

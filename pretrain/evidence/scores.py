@@ -1,6 +1,6 @@
 """The score table: one row for each test sample of each run; read, checked to the last row, and folded into arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -245,6 +245,27 @@ def _by_arm(runs: list[Run], tasks: list[str], matrices: dict, where: str) -> di
             values = {t: np.stack([of_runs[k][t] for k in keys]) for t in tasks}
             folded.setdefault(objective, {})[arm] = ArmScores(tuple(keys), values)
     return folded
+
+
+def without(scores: Scores, hit: Mapping[str, Set[str]]) -> Scores | None:
+    """`scores` without the samples in `hit` (task -> uids) and without the clusters that hold one; None where a task keeps fewer than two units."""
+    tasks, kept = [], {}
+    for task in scores.tasks:
+        gone = np.isin(task.uids, sorted(hit.get(task.name, ())))
+        names = np.array(task.cluster or task.uids)
+        stays = ~np.isin(names, names[gone])
+        first = np.array(list(dict.fromkeys(names.tolist())))  # one unit each, in this order
+        units = ~np.isin(first, names[gone])
+        if units.sum() < 2:
+            return None
+        factor = units.sum() / stays.sum() * (len(names) / len(first))  # a cluster's sum counts by how many clusters and samples there are
+        kept[task.name] = units, factor
+        tasks.append(Task(task.name, tuple(np.array(task.uids)[stays].tolist()), tuple(names[stays].tolist()) if task.cluster else None))
+    arms = {
+        objective: {name: ArmScores(arm.runs, {t: y[..., kept[t][0]] * kept[t][1] for t, y in arm.values.items()}) for name, arm in of_arms.items()}
+        for objective, of_arms in scores.arms.items()
+    }
+    return Scores(tuple(tasks), arms)
 
 
 def same_samples(tasks: Sequence[Task]) -> list[int]:

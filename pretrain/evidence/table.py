@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from manifests.errors import Refusal
 from manifests.progress import span
 from manifests.publish import publish_table
-from pretrain.evidence.verdict import CANNOT_TELL, Verdict, points
+from pretrain.evidence.verdict import CANNOT_TELL, Verdict, leaked_words, points
 
 ARROW = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}
 PROVED = ("proved_better", "proved_not_worse", "proved_worse")
@@ -101,6 +101,8 @@ def _short_note(row: dict[str, Any]) -> str:
     parts = [row["note"]] if row["note"] else []
     if row["margin"]:
         parts.append(f"margin {points(row['margin'], signed=False)}")
+    if row.get("leakage_rate"):
+        parts.append(leaked_words(row["leakage_rate"], row.get("clean_diff"), row.get("clean_lo"), row.get("clean_hi")))
     if row["retained_lo"] is not None:
         parts.append(f"keeps at least {100 * row['retained_lo']:.1f} % of the gain")
     if row["word"] == CANNOT_TELL and row["seeds_needed"] is not None:

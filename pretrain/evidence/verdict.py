@@ -98,7 +98,7 @@ def decide(family: Sequence[Question], alpha: float, before: Sequence[Claims]) -
     """
     open_questions = [i for i, q in enumerate(family) if not q.barred]
     p = [family[i].p_values() for i in open_questions]
-    columns = [holm([row[claim] for row in p], alpha) for claim in range(3)]
+    columns = _fallen(p, alpha)
     decided = [(Claims(), Claims()) for _ in family]
     for position, i in enumerate(open_questions):
         alone = Claims(*(value <= alpha for value in p[position]))
@@ -106,31 +106,32 @@ def decide(family: Sequence[Question], alpha: float, before: Sequence[Claims]) -
     return decided
 
 
-def look_alpha(look: int, declared: int = 1) -> float:
-    """Error that look number `look` (from 1) may spend, one-sided: the first 2.5 %, all later ones together another 2.5 %.
+def _fallen(p: Sequence[tuple[float, float, float]], alpha: float) -> list[list[bool]]:
+    return [holm([row[claim] for row in p], alpha) for claim in range(3)]
 
-    declared  how many looks the plan declares; later declared looks share equally, undeclared look k spends 2.5 % / (k (k - 1)).
-    """
-    if look == 1:
-        return ALPHA
-    return ALPHA / (declared - 1) if look <= declared else ALPHA / (look * (look - 1))
+
+def standing(family: Sequence[Question], alpha: float) -> tuple[int, ...]:
+    """How many open questions of the family do not fall at `alpha`, claim by claim: Holm asks alpha / so many of the next that is to fall."""
+    return tuple(column.count(False) for column in _fallen([q.p_values() for q in family if not q.barred], alpha))
 
 
 def next_alpha(spent: Mapping[int, float], runs: int, declared: Sequence[int]) -> float:
-    """Error that a look at `runs` runs may spend after `spent` (runs -> alpha); 0 = no look is left, the words stand as they are.
+    """Error that a look at `runs` runs may spend after `spent` (runs -> alpha), one-sided; 0 = no look is left, the words stand as they are.
 
-    A look that the plan declares has its share reserved, also where the first look was not declared; one that it does not takes the undeclared share, if so much is left unreserved.
+    The first declared look that is taken spends 2.5 %, the other declared ones share another 2.5 %; both are reserved for them. A look that the plan does
+    not declare spends of what is not reserved, the k-th of them (from 2) at most 2.5 % / (k (k - 1)), also where it is the first look of all: its number of
+    runs may have been chosen by the means that were there to be seen.
+    Guarantee   all looks together spend at most 5 %
     """
-    if not spent:
-        return ALPHA
-    first = next(iter(spent))
-    later = len(declared) - 1 if first in declared else sum(point > first for point in declared)
-    share = ALPHA / later if later else 0.0
-    if runs in declared and share:
-        return max(0.0, min(share, 2 * ALPHA - sum(spent.values())))
-    reserved = share * sum(1 for point in declared if point not in spent and point > min(spent))
-    left = 2 * ALPHA - sum(spent.values()) - reserved
-    return max(0.0, min(look_alpha(len(spent) + 1), left)) if left > 1e-12 else 0.0
+    left = 2 * ALPHA - sum(spent.values())
+    shares = [ALPHA, *(ALPHA / (len(declared) - 1) for _ in declared[1:])]
+    taken = sum(point in spent for point in declared)
+    if runs in declared:
+        return max(0.0, min(shares[min(taken, len(shares) - 1)], left))
+    coming = sum(point not in spent and point > min(spent, default=runs) for point in declared)
+    k = len(spent) - taken + 2
+    free = left - sum(shares[taken : taken + coming])
+    return min(ALPHA / (k * (k - 1)), free) if free > 1e-12 else 0.0
 
 
 @dataclass
@@ -191,7 +192,11 @@ class Verdict:
     proof_seconds: float | None = None  # their seconds, tests included, one thread each
     pays_back: float | None = None  # rows of kept against full: after so many later trainings at equal epochs the proof has paid
     seen_by_selector: bool = False
-    leakage_rate: float | None = None
+    leakage_rate: float | None = None  # share of the test samples that stand in the pool: arms that are not kept from them may have trained on them
+    clean_n: int | None = None  # where it is above 0: the other test samples, and the difference on them at the same level; never the word
+    clean_diff: float | None = None
+    clean_lo: float | None = None
+    clean_hi: float | None = None
     fixed_on: str | None = None
     setting: str | None = None  # of the objective: "queue 1,024, k 51"
     sentence: str = ""
@@ -228,12 +233,20 @@ def sentence(v: Verdict, looks: int, reference_words: str) -> str:
         parts.append(f"keeps at least {100 * v.retained_lo:.1f} % of the gain over untrained")
     if v.question == "enough" and v.rows_arm and v.rows_ref and v.rows_arm < v.rows_ref:
         parts.append(f"{100 * (1 - v.rows_arm / v.rows_ref):.0f} % fewer training samples")
+    if v.leakage_rate:
+        parts.append(leaked_words(v.leakage_rate, v.clean_diff, v.clean_lo, v.clean_hi))
     if v.note:
         parts.append(v.note)
     if v.word == CANNOT_TELL:
         parts += _what_would_tell(v)
     seeds = f"look {v.look} of {max(looks, v.look)}, {v.runs_arm} runs against {v.runs_ref}, {v.objective}"
     return "; ".join(parts) + f". {seeds[0].upper()}{seeds[1:]}."
+
+
+def leaked_words(rate: float, diff: float | None, lo: float | None, hi: float | None) -> str:
+    """How many test samples stand in the pool, and what the difference is without them."""
+    found = f"{100 * rate:.2g} % of the test samples stand in the pool"
+    return found if diff is None or lo is None or hi is None else f"{found}: without them {points(diff)} pt, {points(lo)} to {points(hi)}"
 
 
 def _margin_words(v: Verdict) -> str:

@@ -17,8 +17,11 @@ from pretrain.evidence.arms import kept_rows, read_ledger
 from pretrain.evidence.compare import _open, compare
 from pretrain.evidence.judge import judge
 from pretrain.evidence.plan import read_plan
+from pretrain.evidence.scores import fold, without
 from pretrain.evidence.table import schema, table
+from pretrain.evidence.verdict import points
 
+from .score_tables import table_of
 from .test_arms import ROWS, write_run
 
 MEANS = {"full": 0.80, "kept": 0.80, "random": 0.74, "random_clean": 0.77, "untrained": 0.4, "raw_pixels": 0.6}
@@ -269,7 +272,49 @@ def test_leaks_are_counted(plan, tmp_path):
         return made.set_column(1, "sample_uid", pa.array(uids))
 
     folder = compare(plan(tasks=tasks), runner=with_leaks)
-    assert pq.read_table(folder / "verdicts.parquet")["leakage_rate"][0].as_py() == pytest.approx(2 / N)
+    row = pq.read_table(folder / "verdicts.parquet").to_pylist()[0]
+    assert row["leakage_rate"] == pytest.approx(2 / N) and row["clean_n"] == N - 2
+
+    scores = pq.read_table(folder / "scores.parquet").to_pylist()
+    assert (row["arm"], row["reference"], row["task"]) == ("kept", "full", None)
+    one, two = ([r["value"] for r in scores if r["objective"] == row["objective"] and r["arm"] == arm and r["sample_uid"] not in ("e1", "e2")] for arm in ("kept", "full"))  # fmt: skip
+    assert row["clean_diff"] == pytest.approx(np.mean(one) - np.mean(two)) and row["clean_lo"] < row["clean_diff"] < row["clean_hi"]
+    assert row["clean_diff"] != pytest.approx(row["diff"], abs=1e-12) and row["clean_hi"] - row["clean_lo"] > 0.9 * (row["hi"] - row["lo"])
+    told = f"{100 * 2 / N:.2g} % of the test samples stand in the pool: without them {points(row['clean_diff'])} pt"
+    assert told in row["sentence"] and told in table(folder)
+
+
+def test_nothing_is_told_of_leaks_where_there_are_none(plan):
+    for row in pq.read_table(compare(plan(), runner=Lab()) / "verdicts.parquet").to_pylist():
+        assert not row["leakage_rate"] and row["clean_diff"] is None and "stand in the pool" not in row["sentence"]
+
+
+def test_fewer_seeds_than_the_first_of_two_looks_are_shown_and_not_judged(plan):
+    folder = compare(plan(looks=[5, 10]), runner=Lab())
+    rows = pq.read_table(folder / "verdicts.parquet").to_pylist()
+    assert not (folder / "looks.jsonl").exists() and {r["word"] for r in rows} == {"cannot tell"} and all(r["lo"] is None for r in rows)
+    assert "no look at 3 runs; the plan looks at 5, 10" in rows[0]["note"]
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_the_clean_part_is_the_table_without_the_samples_that_leaked(clustered):
+    made = table_of({"full": (0.8, 3), "kept": (0.8, 3)}, n=200, tasks=("t", "u"))
+    if clustered:
+        made = made.set_column(6, "cluster", pa.array([f"c{hash_of % 23}" for hash_of in (int(u[1:]) ** 2 for u in made["sample_uid"].to_pylist())]))
+    hit = {"t": {"t000003", "t000120"}}
+    found = without(fold(made, "made"), hit)
+    gone = {c for u, c in zip(made["sample_uid"].to_pylist(), made["cluster"].to_pylist(), strict=True) if u in hit["t"]} if clustered else set()
+    stays = [r for r in made.to_pylist() if r["sample_uid"] not in hit["t"] and not (r["task"] == "t" and r["cluster"] in gone)]
+    asked = fold(pa.Table.from_pylist(stays, schema=made.schema), "stays")
+    assert [t.uids for t in found.tasks] == [t.uids for t in asked.tasks] and [t.cluster for t in found.tasks] == [t.cluster for t in asked.tasks]
+    for arm, of_arm in asked.arms["ce"].items():
+        for task, values in of_arm.values.items():
+            np.testing.assert_allclose(found.arms["ce"][arm].values[task], values)
+
+
+def test_there_is_no_clean_part_where_nearly_every_sample_leaked():
+    made = table_of({"full": (0.8, 3), "kept": (0.8, 3)}, n=20)
+    assert without(fold(made, "made"), {"t": set(made["sample_uid"].to_pylist()) - {"t000000"}}) is None
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def lab(tmp_path_factory):
     plan = {
         "format": 1,
         "run": str(root / "run"),
-        "arms": {"full": {}, "kept": {}, "random": {"draws_per_seed": 1}, "untrained": {"runs": 1}, "raw_pixels": {}},
+        "arms": {"full": {}, "kept": {}, "random": {"draws_per_seed": 1}, "untrained": {"runs": 3}, "raw_pixels": {}},
         "objectives": {"cross_entropy": {}},
         "tasks": [{"name": "digits", "train": str(root / "train"), "test": str(root / "test"), "probe": "knn"}],
         "budget": {"samples_seen": 320},
@@ -41,7 +41,7 @@ def lab(tmp_path_factory):
 def test_spawned_workers_train_test_and_publish(lab):
     folder = compare(lab / "plan.yaml", device="cpu")
     scores = pq.read_table(folder / "scores.parquet")
-    assert scores.num_rows == 5 * 100 and set(scores["value"].to_pylist()) == {0.0, 1.0}
+    assert scores.num_rows == 7 * 100 and set(scores["value"].to_pylist()) == {0.0, 1.0}
     one = folder / "runs/cross_entropy/random/0"
     assert {"model.safetensors", "config.json", "metrics.jsonl", "scores.parquet"} <= {p.name for p in one.iterdir()}
     metadata = pq.read_schema(one / "scores.parquet").metadata

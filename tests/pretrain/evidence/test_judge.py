@@ -9,6 +9,7 @@ import pytest
 
 from manifests.errors import Refusal
 from pretrain.evidence.judge import judge
+from pretrain.evidence.looks import read_looks
 from pretrain.evidence.plan import read_plan
 from pretrain.evidence.table import schema, table
 
@@ -78,6 +79,22 @@ def test_a_look_that_no_error_is_left_for_is_refused_and_changes_nothing(tmp_pat
     with pytest.raises(Refusal, match="a look at 4 runs is not declared") as refused:
         judge(written(tmp_path, table_of(four, seed=1))[0], plan=plan)
     assert refused.value.slug == "bad-plan" and (folder / "verdicts.parquet").read_bytes() == before
+
+
+def test_a_first_look_that_is_not_declared_spends_half_and_leaves_the_declared_one_its_own(tmp_path):
+    plan = PLAN.replace("[3, 5, 10]", "[10]")
+    four, ten = ({**ARMS, "full": (0.80, n), "kept": (0.80, n)} for n in (4, 10))
+    folder = judge(written(tmp_path, table_of(four, n=400), plan)[0], plan=tmp_path / "plan.yaml")
+    assert verdict_of(folder)["level"] == pytest.approx(0.975)
+    judge(written(tmp_path, table_of(ten, n=400), plan)[0], plan=tmp_path / "plan.yaml")
+    assert [(row["runs"], row["alpha"]) for row in read_looks(folder)] == [(4, 0.0125), (10, 0.025)]
+
+
+def test_a_first_look_is_refused_where_all_error_is_promised_to_declared_ones(tmp_path):
+    plan = PLAN.replace("[3, 5, 10]", "[5, 10]")
+    with pytest.raises(Refusal, match="a look at 3 runs is not declared") as refused:
+        judge(written(tmp_path, table_of(ARMS, n=400), plan)[0], plan=tmp_path / "plan.yaml")
+    assert "5, 10" in str(refused.value) and not list(tmp_path.glob("evidence/*/looks.jsonl"))
 
 
 def test_other_scores_at_the_same_number_of_runs_are_a_look_that_is_not_declared(tmp_path):
@@ -284,6 +301,33 @@ def test_a_copied_run_is_refused(tmp_path):
     values[start : start + 200] = copy
     with pytest.raises(Refusal, match="arm kept: runs 0 and 2 agree on every sample"):
         judge(written(tmp_path, made.set_column(7, "value", pa.array(values)))[0], plan=tmp_path / "plan.yaml")
+
+
+def nearly_solved(made, changes):
+    """The table's runs right on every sample, but for {(arm, run): samples that are wrong}."""
+    rows = made.to_pylist()
+    for row in rows:
+        row["value"] = (
+            float(int(row["sample_uid"][1:]) not in changes.get((row["arm"], row["run"]), ())) if row["arm"] != "untrained" else row["value"]
+        )
+    return pa.Table.from_pylist(rows, schema=made.schema)
+
+
+def test_runs_that_agree_because_the_task_is_nearly_solved_are_no_copies(tmp_path):
+    hard = {("kept", run): (1, 2) for run in range(3)} | {("full", run): (1, 2 + run) for run in range(3)}
+    folder = judge(written(tmp_path, nearly_solved(table_of(ARMS, n=500), hard))[0], plan=tmp_path / "plan.yaml")
+    assert "runs 0 and 1 agree on every sample (arm kept)" in verdict_of(folder)["note"]
+
+
+@pytest.mark.parametrize("arms", [["kept"], ["kept", "full", "random"]])
+def test_an_arm_of_copies_alone_is_refused_by_what_the_others_show_or_by_its_errors(tmp_path, arms):
+    made = table_of(ARMS, n=300, seed=1)
+    rows = made.to_pylist()
+    first = {(r["arm"], r["sample_uid"]): r["value"] for r in reversed(rows)}
+    for r in rows:
+        r["value"] = first[r["arm"], r["sample_uid"]] if r["arm"] in arms else r["value"]
+    with pytest.raises(Refusal, match="agree on every sample"):
+        judge(written(tmp_path, pa.Table.from_pylist(rows, schema=made.schema))[0], plan=tmp_path / "plan.yaml")
 
 
 def test_columns_and_files_are_checked(tmp_path):

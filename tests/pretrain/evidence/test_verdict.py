@@ -17,10 +17,10 @@ from pretrain.evidence.verdict import (
     claims_of,
     decide,
     holm,
-    look_alpha,
     next_alpha,
     points,
     shifted,
+    standing,
     word,
 )
 
@@ -70,9 +70,14 @@ def test_holm_is_statsmodels():
 
 
 def test_looks_spend_five_per_cent_and_no_more():
-    assert [look_alpha(k, 3) for k in (1, 2, 3)] == [ALPHA, ALPHA / 2, ALPHA / 2]
-    assert sum(look_alpha(k) for k in range(1, 100_000)) == pytest.approx(0.05, abs=1e-6)
-    assert sum(look_alpha(k, 3) for k in (1, 2, 3)) == pytest.approx(0.05)
+    spent: dict[int, float] = {}
+    for runs in (3, 5, 10):
+        spent[runs] = next_alpha(spent, runs, [3, 5, 10])
+    assert list(spent.values()) == pytest.approx([ALPHA, ALPHA / 2, ALPHA / 2])
+    spent = {}
+    for runs in range(3, 1000):
+        spent[runs] = next_alpha(spent, runs, [3])
+    assert sum(spent.values()) == pytest.approx(0.05, abs=1e-4)
 
 
 def test_undeclared_looks_take_only_what_is_not_reserved():
@@ -81,9 +86,15 @@ def test_undeclared_looks_take_only_what_is_not_reserved():
     assert next_alpha({3: ALPHA}, 5, [3, 5, 10]) == ALPHA / 2
     assert next_alpha({5: ALPHA}, 10, [3, 5, 10]) == ALPHA / 2  # the look at 3 was skipped
     assert next_alpha({3: ALPHA, 5: ALPHA / 2, 10: ALPHA / 2}, 12, [3, 5, 10]) == 0
-    assert next_alpha({3: ALPHA}, 5, [5]) == ALPHA and next_alpha({4: ALPHA}, 5, [5, 10]) == ALPHA / 2  # the first look was not declared
-    assert next_alpha({4: ALPHA, 5: ALPHA / 2}, 10, [5, 10]) == pytest.approx(ALPHA / 2)
     assert next_alpha({5: ALPHA}, 7, [5]) == ALPHA / 2 and next_alpha({5: ALPHA, 7: ALPHA / 2}, 9, [5]) == ALPHA / 6
+
+
+def test_a_first_look_that_is_not_declared_takes_no_more_than_a_later_one():
+    assert next_alpha({}, 4, [10]) == ALPHA / 2  # its runs may be chosen by their means; the declared look keeps its 2.5 %
+    assert next_alpha({4: ALPHA / 2}, 7, [10]) == ALPHA / 6 and next_alpha({4: ALPHA / 2, 7: ALPHA / 6}, 10, [10]) == ALPHA
+    assert next_alpha({}, 4, [5, 10]) == 0 and next_alpha({}, 3, [5]) == ALPHA / 2  # all is reserved where two are still to come
+    assert next_alpha({}, 4, [3, 5, 10]) == pytest.approx(ALPHA / 2) and next_alpha({}, 12, [3, 5, 10]) == ALPHA / 2
+    assert next_alpha({4: ALPHA / 2}, 5, [3, 5, 10]) == ALPHA and next_alpha({4: ALPHA / 2, 5: ALPHA}, 10, [3, 5, 10]) == pytest.approx(ALPHA / 2)
 
 
 @given(st.lists(st.integers(3, 30), min_size=1, max_size=5, unique=True).map(sorted), st.lists(st.integers(3, 40), max_size=12))
@@ -118,6 +129,13 @@ def test_holm_over_a_family_and_the_star():
     assert ALPHA / 4 < p[0] < ALPHA < min(p[1:])  # the case that the star is for
     (alone, after), *_ = decide(family, ALPHA, [Claims()] * 4)
     assert alone.better and not after.better
+
+
+def test_what_still_stands_is_counted_claim_by_claim():
+    family = [question(0.02, 1), question(0.0, 2), question(-0.03, 3), Question(question(0.05, 1).difference, None, 0.0, "one random draw")]
+    fallen = [holm([q.p_values()[claim] for q in family[:3]], ALPHA) for claim in range(3)]
+    assert standing(family, ALPHA) == tuple(3 - sum(column) for column in fallen) and standing(family[3:], ALPHA) == (0, 0, 0)
+    assert standing(family, 1e-12) == (3, 3, 3)
 
 
 def test_a_proved_word_stays_and_a_barred_question_proves_nothing():
