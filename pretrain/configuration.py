@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manifests.digest import remembered_digest
 from manifests.errors import Refusal
 from manifests.signature import check, load
 from manifests.strict_yaml import read_yaml
@@ -61,3 +62,10 @@ def objective_of(given: dict[str, Any]) -> tuple[str, Callable[..., "Objective"]
         )
     make = load(f"objectives.{name}", "pretrain")
     return name, make, check(make, {k: v for k, v in given.items() if k != "name"}, f"objective {name}")
+
+
+def starting_weights(backbone: Any) -> list[str]:
+    """The digest of the weights that `checkpoint:FOLDER` starts from; none for a backbone with fresh weights, or where no file is there."""
+    kind, _, folder = str(backbone).partition(":")
+    file = Path(folder) / "model.safetensors"
+    return [remembered_digest(file)] if kind == "checkpoint" and file.is_file() else []

@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 
 from manifests.errors import Refusal
+from manifests.processes import end_with_parent
 from pretrain.samples import Samples, shard_reader
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -204,12 +205,8 @@ class Pictures:
 
     def _receive(self, ticket: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         assert self._memory is not None
-        try:
+        with _living_loader():
             bad = self._loaders[ticket % self.workers][1].recv()
-        except EOFError as error:
-            raise Refusal(
-                "does-not-fit", "loader", "a loader process died; was it stopped for want of memory?", "", "Use fewer workers, or `workers: 0`"
-            ) from error
         start = self._slot * (ticket % (self._ahead * self.workers))
         pictures = np.ndarray((len(rows), *self.shape), np.uint8, self._memory.buf, start)
         return rows, pictures.copy() if self.cache is None else pictures, bad
@@ -227,6 +224,7 @@ def _living_loader() -> Iterator[None]:
 
 def _loader(pipe: Connection, memory: str, urls: tuple[str, ...], shape: tuple[int, int, int]) -> None:
     """A loader process: decodes what it is asked for into shared memory, until the pipe closes."""
+    end_with_parent()
     shared = SharedMemory(name=memory)
     try:
         while True:

@@ -1,6 +1,5 @@
 """A pool, a run or shards -> where each sample's picture lies, its uid, label and weight."""
 
-import functools
 import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -202,9 +201,8 @@ def _source_table(uid: pa.Array, label: pa.Array, weight: pa.Array, url: list[st
     return pa.table({name: (pa.array(c) if isinstance(c, list) else c).cast(kinds[name]) for name, c in columns.items()})
 
 
-@functools.lru_cache(maxsize=64)
 def shard_reader(url: str) -> "ShardReader":
-    """The reader of a tar, opened once."""
-    from manifests.shards.read import ShardReader
+    """The open reader of a tar."""
+    from manifests.shards.read import opened
 
-    return ShardReader(url, block=1 << 17)  # reads come in no order
+    return opened(url, block=1 << 17)  # reads come in no order

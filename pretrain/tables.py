@@ -21,7 +21,7 @@ OBJECTIVES = {  # pretrain/objectives/NAME.py: function NAME, loss NAME_loss
 
 TASKS = {  # pretrain/transfer/NAME.py: function NAME; what a task's `probe` may say
     "knn": Row(1, True),
-    "linear": Row(2, True),
+    "linear": Row(3, True),
 }
 
 

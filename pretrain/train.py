@@ -14,7 +14,7 @@ from manifests.memory import keep_freed
 from manifests.progress import Progress
 from manifests.publish import locked
 from manifests.signature import check, plain_value
-from pretrain.configuration import objective_of, read_configuration
+from pretrain.configuration import objective_of, read_configuration, starting_weights
 from pretrain.data import Batch, Known, Pictures, batches
 from pretrain.samples import Samples, open_samples
 from pretrain.tables import OBJECTIVES
@@ -116,7 +116,7 @@ class Loop:
         self.optimizing = check(optimizer, configuration["optimizer"], "optimizer")
         resolved = {**self.configuration, "objective": {"name": self.name, **self.parameters}, "optimizer": self.optimizing, "views": self.views}
         self.resolved = {k: {n: plain_value(v) for n, v in part.items()} if isinstance(part, dict) else part for k, part in resolved.items()}
-        self.digest = digest(self.resolved, samples.digest(), OBJECTIVES[self.name].version)
+        self.digest = digest(self.resolved, samples.digest(), OBJECTIVES[self.name].version, *starting_weights(configuration["backbone"]))
 
     def finished(self) -> bool:
         """Whether the folder holds this very training, done."""

@@ -25,7 +25,8 @@ def look_loss(
 
     Guarantee   never NaN: a query for which the queue holds no positive is skipped (zero gradient). k = Q gives supervised NCA; with a uid for each view and
                 labels := sample it gives NT-Xent. A tie at rank k goes to the smallest uid. Neighbours are chosen without gradient; it flows through z_BD.
-    Source      Feng et al., LOOK, ICLR 2022 (arXiv 2110.06014): the aim and the leave-one-out weighted vote. Queue, fall-back and all numbers are ours.
+    Source      after Feng et al., LOOK, ICLR 2022 (arXiv 2110.06014). A reconstruction: we had abstract and introduction, which give the aim and the leave-one-out
+                vote of the k nearest. The -log of the weighted vote, the queue, the fall-back and all numbers are ours.
     Logs        fallback: share of queries without a positive among the k; positives: mean share of positives among the k; skipped: share of queries without any
                 positive in the queue; all_positive: share whose neighbours all agree (no gradient); judged: how many queries the mean is over
     Cost        2 B Q D operations, and one pass over B Q similarities for the choice
@@ -210,7 +211,8 @@ def look(
     """Train so that the k nearest other samples vote for the label: labels in, but several modes a class.
 
     Guarantee   leave-one-out by uid over all views and epochs; the current keys enter the queue before the vote; never NaN (see `look_loss`)
-    Source      Feng et al., LOOK, ICLR 2022 (arXiv 2110.06014); no public implementation, and none of the numbers below is the paper's
+    Source      a reconstruction after abstract and introduction of Feng et al., LOOK, ICLR 2022 (arXiv 2110.06014), which is all we had of it; we found no
+                public implementation. The loss (see `look_loss`), queue, momentum encoder, projector and every number below are ours
     k           neighbours that vote, 2 <= k <= queue; default min(200, queue / (2 classes)), at least 2
     tau         temperature of the vote's weights exp(cosine / tau)
     queue       how many keys are remembered; default the largest power of two <= min(65,536, half the smallest arm)

@@ -27,7 +27,7 @@ def anchored(
 
 
 def summary(tables: dict[str, pa.Table]) -> list[dict[str, Any]]:
-    """One row a task: mean score of the checkpoint and the anchors, half-width of the checkpoint's 95 % interval over test samples, what was chosen."""
+    """One row a task: mean score of the checkpoint and the anchors, the checkpoint's 95 % interval over test samples, what was chosen."""
     chosen = {name: json.loads(table.schema.metadata[b"keepset.chosen"]) for name, table in tables.items()}
     rows = []
     for task, picked in chosen["checkpoint"].items():
@@ -37,7 +37,7 @@ def summary(tables: dict[str, pa.Table]) -> list[dict[str, Any]]:
             {
                 "task": task,
                 "mean": mean,
-                "half_width": 1.96 * math.sqrt(mean * (1 - mean) / count),
+                "interval": wilson(mean, count),
                 "chance": picked["chance"],
                 **anchors,
                 "chosen": picked,
@@ -46,12 +46,21 @@ def summary(tables: dict[str, pa.Table]) -> list[dict[str, Any]]:
     return rows
 
 
+def wilson(share: float, count: int) -> list[float]:
+    """The 95 % interval of a share of `count` samples: never of no width, also where all are right (Wilson 1927)."""
+    z2 = 1.96**2
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = 1.96 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    return [max(middle - half, 0.0), min(middle + half, 1.0)]
+
+
 def text(rows: list[dict[str, Any]]) -> str:
     """The summary for a terminal, in points."""
     names = [n for n in ("mean", "chance", "pixels", "untrained") if any(n in row for row in rows)]
     width = max([len("task"), *(len(row["task"]) for row in rows)])
-    lines = [f"{'task':<{width}}  " + "  ".join(f"{'score' if n == 'mean' else n:>12}" for n in names)]
+    lines = [f"{'task':<{width}}  " + "  ".join(f"{'score':>20}" if n == "mean" else f"{n:>12}" for n in names)]
     for row in rows:
-        cells = [f"{100 * row['mean']:.1f} ± {100 * row['half_width']:.1f}".rjust(12)] + [f"{100 * row[n]:.1f}".rjust(12) for n in names[1:]]
+        lo, hi = (f"{100 * end:.1f}" for end in row["interval"])
+        cells = [f"{100 * row['mean']:.1f} [{lo}, {hi}]".rjust(20)] + [f"{100 * row[n]:.1f}".rjust(12) for n in names[1:]]
         lines.append(f"{row['task']:<{width}}  " + "  ".join(cells))
-    return "\n".join([*lines, "Points; ± is the 95 % interval over test samples alone: another training seed moves the score too."])
+    return "\n".join([*lines, "Points; in brackets the 95 % interval over test samples alone: another training seed moves the score too."])

@@ -44,11 +44,11 @@ def test_train_then_transfer(folder):
         "transfer", str(folder / "out"), str(folder / "tasks.yaml"), "--device", "cpu", "--out", str(folder / "scores.parquet"), "--json"
     )
     (row,) = json.loads(out)
-    assert code == 0 and row["task"] == "digits" and {"mean", "half_width", "chance", "pixels", "untrained", "chosen"} <= set(row)
+    assert code == 0 and row["task"] == "digits" and {"mean", "interval", "chance", "pixels", "untrained", "chosen"} <= set(row)
     table = pq.read_table(folder / "scores.parquet")
     assert table.num_rows == 100 and sum(table["value"].to_pylist()) / 100 == pytest.approx(row["mean"])
     code, out, _ = run("transfer", "pixels:8", str(folder / "tasks.yaml"))
-    assert code == 0 and out.splitlines()[0].split() == ["task", "score", "chance"] and "±" in out.splitlines()[1]
+    assert code == 0 and out.splitlines()[0].split() == ["task", "score", "chance"] and "[" in out.splitlines()[1]
 
 
 def test_refusals_are_one_line_and_an_exit_code(folder):

@@ -140,6 +140,25 @@ def test_a_dead_loader_is_told_and_not_waited_for(samples):
             deque(found)
 
 
+@pytest.mark.parametrize("error", [EOFError, ConnectionResetError, BrokenPipeError])
+def test_a_loader_that_dies_at_its_answer_is_told_too(samples, monkeypatch, error):
+    with Pictures(samples, 12, workers=1, cache_bytes=0) as pictures:
+        found = pictures.fetch(batches(samples, 3, 32, Position()))
+        next(found)
+        process, pipe = pictures._loaders[0]
+
+        class Dead:
+            def __getattr__(self, name):
+                return getattr(pipe, name)
+
+            def recv(self):
+                raise error
+
+        pictures._loaders[0] = process, Dead()
+        with pytest.raises(Refusal, match=r"a loader process died.*\[does-not-fit\]"):
+            deque(found)
+
+
 def test_a_square_is_the_centre_upright(tmp_path):
     wide = np.zeros((4, 12, 3), np.uint8)
     wide[:, 4:8] = 200

@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -184,7 +185,7 @@ def test_pictures_that_cannot_be_decoded_are_counted_and_skipped(tmp_path):
 def refusals(shards: str, tmp_path: Path):
     return [
         ({"epochs": 3}, "unknown-parameter", "has no parameter 'epochs'"),
-        ({"samples_seen": "many"}, "bad-value", "'many' is not a whole number"),
+        ({"samples_seen": "many"}, "bad-value", "a whole number"),
         ({"samples_seen": 8}, "bad-value", "make no step"),
         ({"objective": {"name": "luck"}}, "bad-value", "'luck' is no objective"),
         ({"objective": {"name": "look", "kk": 3}}, "unknown-parameter", "has no parameter 'kk'"),
@@ -261,3 +262,13 @@ def test_defaults_follow_from_the_smallest_arm_of_the_comparison(shards, tmp_pat
     for smallest_arm, queue in ((None, 64), (50, 16)):
         objective = Loop(settings | {"smallest_arm": smallest_arm}, samples, tmp_path, "cpu")._objective()
         assert objective.bank.size == queue
+
+
+def test_other_weights_to_start_from_are_another_training(shards, tmp_path):
+    first = train(config(shards, tmp_path / "a", "simclr"), quiet=True)
+    given = config(shards, tmp_path / "b", "cross_entropy", backbone=f"checkpoint:{first}")
+    train(given, quiet=True)
+    shutil.rmtree(first)
+    train(config(shards, tmp_path / "a", "simclr", seed=1), quiet=True)
+    with pytest.raises(Refusal, match=r"another configuration or other data.*\[bad-value\]"):
+        train(given, quiet=True)
