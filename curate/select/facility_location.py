@@ -1,21 +1,26 @@
 """Facility location: keep the set that stands best for all live samples."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pyarrow as pa
 
 from curate.pool import Pool, Share, State, VectorName, Verdicts
-from manifests.vectors.forecast import facility, require, spare
+from manifests.vectors.forecast import Forecast, Size, facility, require, rounded, spare
+from manifests.vectors.rounded import Rounded, pieces, right_of
 from manifests.vectors.store import Vectors, float32_error
 from manifests.vectors.tiles import equal_rows
 
 REASONS = ("represented",)
 WRITES = {"facility_location_rank": pa.int64(), "facility_location_gain": pa.float64()}
+GROWS = "differs"
 STRIP, WIDE = 256, 512  # rows and columns of similarities at work, the first no more than the second: both tiles of them lie in a cache
 SPARSE = 0.03  # share of similarities that can still add something, from which on only these are held
 AT_FIRST = 16  # rows with the highest bounds that are looked at before all others
 LISTED = 16  # bytes for each of them while they are listed, a third of it for what a sample of rows cannot tell
+
+
+def forecast(size: Size, *, keep: Share, **_: object) -> Forecast:
+    """With what of the similarities fits into the memory."""
+    return facility(size.rows, keep.of(size.rows), size.dims[0], size.memory)
 
 
 def facility_location(pool: Pool, *, vectors: VectorName, keep: Share) -> Verdicts:
@@ -31,20 +36,21 @@ def facility_location(pool: Pool, *, vectors: VectorName, keep: Share) -> Verdic
     keep        how many to keep: a count (10000) or a fraction of the live rows (0 < 0.3 <= 1)
     Writes      facility_location_rank: int64, order of picking from 0, -1 for dropped rows; facility_location_gain: float64, what the pick added, null
                 for dropped rows
-    Cost        about three passes of n * n * d multiply-adds in float32 while a pick still moves many rows; then only the similarities above the best of one of
-                their two rows are held (12 bytes each while they are listed, 8 after it, at most a quarter of the memory), and a pick costs what it moves.
-                6 n d bytes beside them
+    Cost        where n * n bytes fit into a quarter of the memory: half a pass of n * n * d multiply-adds in float32, and a pick reads a byte of each pair that
+                has a row it moves; 10 n d bytes beside them. Elsewhere about three passes while a pick still moves many rows; then only the similarities above
+                the best of one of their two rows are held (12 bytes each while they are listed, 8 after it, at most a quarter of the memory), and a pick
+                costs what it moves; 6 n d bytes beside them
     Errors      does-not-fit
     """
     n, budget = len(pool), max(keep.of(len(pool)), int(pool.fixed.sum()))
-    forecast = facility(n, budget, pool.vectors(vectors).dim, 0)
-    require("select.facility_location", forecast, pool.memory)
+    dims, picks = [pool.vectors(vectors).dim], Share(budget)
+    require("select.facility_location", forecast(Size(n, dims, pool.memory), keep=picks), pool.memory)
     order = np.lexsort((pool.uid_rank, ~pool.fixed))
     z = pool.vectors(vectors).subset(order)
     first = equal_rows(z)
     heads, place, weight = np.unique(first, return_inverse=True, return_counts=True)  # equal rows stand and fall together
     fixed = int(pool.fixed.sum())
-    greedy = _Greedy(z.subset(heads), weight.astype(np.float64), spare(forecast, pool.memory))
+    greedy = _Greedy(z.subset(heads), weight.astype(np.float64), spare(forecast(Size(n, dims, 0), keep=picks), pool.memory))
     start = pool.once("protected", lambda: greedy.protected(int(np.searchsorted(heads, fixed))))
     picked, gain, best, nearest = pool.scan("picks", greedy.pick, start, rounds=min(budget, fixed + len(heads)) - fixed)
     return _verdicts(pool, z, order, heads, place, budget, (picked, gain, best, nearest))
@@ -84,7 +90,7 @@ class _Greedy:
         self.z, self.weight, self.room = z, weight, room
         self.scale = 1 / np.sqrt(np.maximum(z.square, 1e-30))
         self.magic = 1.5 * 2.0 ** int(np.ceil(np.log2(max(weight.sum(), 2))))  # adding it rounds to the grid on which sums of all rows are exact
-        self.bounds: _Dense | _Lists | None = None
+        self.bounds: _Dense | Rounded | _Lists | None = None
         self.upper = np.empty(0)
 
     def protected(self, count: int) -> State:
@@ -100,6 +106,8 @@ class _Greedy:
         picked, _, best, _ = state
         if self.bounds is None:
             self._begin(picked, best)
+        elif isinstance(self.bounds, _Dense) and picked.max() % 4 == 0:
+            self._hold(self.bounds, picked, best)
         assert self.bounds is not None
         bounds, upper = self.bounds, self.upper
         closer: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # of the rows whose bound is their gain: who comes closer, and how close
@@ -111,23 +119,24 @@ class _Greedy:
         self._take(state, row, *closer[row])
         upper[row] = -np.inf
         bounds.moved(closer[row][0], best, upper)
-        if isinstance(bounds, _Dense) and picked[row] % 4 == 3:
-            self._list(bounds, picked, best)
         return state
 
     def _begin(self, picked: np.ndarray, best: np.ndarray) -> None:
-        """Bounds of a state: lists where they fit already."""
+        """Bounds of a state: from what is held, where it fits already."""
         dense = _Dense(self.z, self.weight)
-        if not self._list(dense, picked, best):
+        if not self._hold(dense, picked, best):
             dense.start(best)
             self.bounds, self.upper = dense, np.where(picked >= 0, -np.inf, dense.gain + dense.slack)
 
-    def _list(self, dense: "_Dense", picked: np.ndarray, best: np.ndarray) -> bool:
-        """Whether lists are few enough by now; from then on they serve."""
+    def _hold(self, dense: "_Dense", picked: np.ndarray, best: np.ndarray) -> bool:
+        """Whether lists are few enough by now, or a table of all pairs fits; from then on they serve."""
         share = dense.share_above(best) if best.any() else 1.0
-        if share > SPARSE or LISTED * share * len(best) ** 2 > self.room:
+        if share <= SPARSE and LISTED * share * len(best) ** 2 <= self.room:
+            self.bounds = _Lists(dense, best)
+        elif best.any() and rounded(len(best), self.z.dim) <= self.room:
+            self.bounds = Rounded(dense.unit, dense.weight, dense.error, best)
+        else:
             return False
-        self.bounds = _Lists(dense, best)
         self.upper = np.where(picked >= 0, -np.inf, self.bounds.gain)
         return True
 
@@ -175,12 +184,12 @@ class _Dense:
         if not best.any():
             self.slack = self.total * self.error / 2
             wide = weight.astype(np.float64)
-            middle = sum((self.unit[:, j].astype(np.float64) @ wide[j] for j in _pieces(n)), np.zeros(len(self.unit)))
-            self.gain = np.concatenate([(self.total + middle @ self.unit[:, j]) / 2 for j in _pieces(n)])
+            middle = sum((self.unit[:, j].astype(np.float64) @ wide[j] for j in pieces(n, WIDE)), np.zeros(len(self.unit)))
+            self.gain = np.concatenate([(self.total + middle @ self.unit[:, j]) / 2 for j in pieces(n, WIDE)])
             return
         for first in range(0, n, STRIP):
             i = slice(first, min(first + STRIP, n))
-            for j in _right_of(i, n):
+            for j in right_of(i, n, WIDE):
                 cosine, above = self.tile(self.unit[:, i], self.unit[:, j])
                 gain[j] += weight[i] @ np.maximum(cosine, floor[i, None], out=above)
                 if j != i:
@@ -244,7 +253,7 @@ class _Dense:
         """(m,) what each of a few rows `could` would add, at most: off by the error of those alone that may come closer."""
         gain, floor = np.zeros(len(could)), (2 * best - 1 - self.error).astype(np.float32)
         block, width = self.unit[:, could], STRIP * WIDE // len(could)
-        for j in _pieces(len(best), width=width):
+        for j in pieces(len(best), width):
             cosine, above = self.tile(block, self.unit[:, j])
             np.subtract(cosine, floor[j], out=above)
             gain += np.maximum(above, 0, out=above) @ self.weight[j]
@@ -254,7 +263,7 @@ class _Dense:
         """(m,) what each of `others` (d, m) loses, at least, when at most STRIP `rows` go from what was heard of them to `best`; how far off that may be."""
         low, high = ((2 * s[rows] - 1 + self.error).astype(np.float32) for s in (self.heard, best))
         weight, block, fall = self.weight[rows], self.unit[:, rows], np.empty(others.shape[1])
-        for j in _pieces(len(fall)):
+        for j in pieces(len(fall), WIDE):
             cosine, _ = self.tile(others[:, j], block)
             fall[j] = np.minimum(np.maximum(cosine, low, out=cosine), high, out=cosine) @ weight
         sizes = float(weight @ np.maximum(abs(low), abs(high)))
@@ -264,7 +273,7 @@ class _Dense:
         """The pairs of the strip `i` with itself and what is right of it whose cosine is above the `floor` (n,) of one of the two: row in the strip, column,
         cosine. Each row is there with itself."""
         found, masks = [], np.empty((2, STRIP * WIDE), bool)
-        for j in _right_of(i, len(floor)):
+        for j in right_of(i, len(floor), WIDE):
             cosine, _ = self.tile(self.unit[:, i], self.unit[:, j])
             mask, other = (space[: cosine.size].reshape(cosine.shape) for space in masks)
             np.logical_or(np.greater(cosine, floor[j], out=mask), np.greater(cosine, floor[i, None], out=other), out=mask)
@@ -366,16 +375,3 @@ class _Lists:
         *_, at = self._lists(np.array([row]))
         other = self.row[at]
         return other[self.cosine[at] > self.floor[other]].astype(np.int64)
-
-
-def _pieces(stop: int, start: int = 0, width: int = 0) -> Iterator[slice]:
-    """`start` to `stop` in pieces of `width` at most (0 = WIDE), all of about the same length."""
-    count = -(-(stop - start) // (width or WIDE))
-    for piece in range(count):
-        yield slice(start + piece * (stop - start) // count, start + (piece + 1) * (stop - start) // count)
-
-
-def _right_of(strip: slice, stop: int) -> Iterator[slice]:
-    """`strip` itself, and what is right of it, in pieces: with all strips each pair of rows comes once, but for the pairs inside a strip."""
-    yield strip
-    yield from _pieces(stop, strip.stop)

@@ -6,8 +6,8 @@ of a second. What is forecast for a quiet machine is within 1.5 times of what is
 
 import functools
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,17 +35,43 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class Size:
+    """What a decision's `forecast` is asked for, beside the decision's own parameters.
+
+    rows     that come to it
+    dims     values a row of each vector column that it reads, in the order of its parameters
+    memory   bytes that it may use
+    tests    rows of each evaluation pool that it reads
+    device   where it may multiply
+    """
+
+    rows: int
+    dims: Sequence[int]
+    memory: int
+    tests: Sequence[int] = ()
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
 class Forecast:
     """What a piece of work takes. `memory` is private bytes at the peak, mapped files not counted."""
 
     multiply_adds: float
     touched: float
     memory: int
+    others: float = 0.0  # seconds that these rates do not tell, such as a search of hashes
+    device: str = "cpu"  # where it is multiplied
 
     def seconds(self, rates: Rates | None = None) -> float:
-        """Seconds at `rates`, by default this machine's."""
-        rates = rates or measured()
-        return self.multiply_adds / rates.multiply_adds + self.touched / rates.touched
+        """Seconds at `rates`, by default this machine's, which are measured when they are needed."""
+        if not (self.multiply_adds or self.touched):
+            return self.others
+        rates = rates or measured_on(self.device)
+        return self.multiply_adds / rates.multiply_adds + self.touched / rates.touched + self.others
+
+    def times(self, rounds: int) -> "Forecast":
+        """So many times, one after the other."""
+        return replace(self, multiply_adds=rounds * self.multiply_adds, touched=rounds * self.touched, others=rounds * self.others)
 
     def __str__(self) -> str:
         return f"{span(self.seconds())}, {size(self.memory)}"
@@ -87,6 +113,18 @@ def _best(work: Callable[[], object], clock: Callable[[], float]) -> float:
     return max(min(found[1:]), 1e-9)
 
 
+def linear(size: Size, **_: object) -> Forecast:
+    """200 bytes and 2 microseconds a row: a decision whose cost is linear in the rows and small has `forecast = linear`."""
+    return Forecast(0, 0, 200 * size.rows, 2e-6 * size.rows)
+
+
+def in_turn(works: Iterable[Forecast]) -> Forecast:
+    """One piece of work after the other: the time of all, the memory of the largest."""
+    found = list(works)
+    memory = max((work.memory for work in found), default=0)
+    return Forecast(sum(w.multiply_adds for w in found), sum(w.touched for w in found), memory, sum(w.others for w in found))
+
+
 def neighbours(queries: int, base: int, dim: int, k: int) -> Forecast:
     """`manifests.vectors.neighbours.knn`."""
     width, block = k + 17, min(queries, TILE // 2)
@@ -95,14 +133,13 @@ def neighbours(queries: int, base: int, dim: int, k: int) -> Forecast:
     return Forecast(queries * base * dim, touched, FIXED + 16 * queries * k + 8 * (queries + base) + 3 * scores + 40 * block * width)
 
 
-def pairs(rows: int, dim: int, max_edges: int, memory: int) -> Forecast:
+def pairs(rows: int, dim: int, max_edges: int, memory: int, device: str = "cpu") -> Forecast:
     """`dedup.all_pairs` of rows that all differ."""
     tile, held = max(1, min(rows, TILE)), 2 * rows * dim
     products = rows * (rows + tile) / 2
     copy, listed_pairs = held if held <= memory // 4 else 0, min(max(1_000_000, max_edges * rows), rows * rows // 2)
-    return Forecast(
-        products * dim, products * 1.5 + 12 * products / tile * dim, FIXED + copy + rows * 80 + 64 * listed_pairs + 6 * tile * tile + 8 * tile * dim
-    )
+    needed = FIXED + copy + rows * 80 + 64 * listed_pairs + 6 * tile * tile + 8 * tile * dim
+    return Forecast(products * dim, products * 1.5 + 12 * products / tile * dim, needed, device=device)
 
 
 def inside_clusters(rows: int, dim: int, clusters: int | None, rounds: int = 6, sample: int = 24, visits: float = 1.0) -> Forecast:
@@ -132,22 +169,24 @@ def _at_work(rows: int, dim: int, clusters: int, drawn: int, compared: int) -> i
     return max(drawn + 16 * block * dim + 9 * min(block * clusters, 1 << 23), 20 * min(compared, 2 * TILE) * dim)
 
 
-def copies(rows: int, dims: Sequence[int], k: int, memory: int) -> Forecast:
-    """`dedup.copies`, but for the pairs that hashes propose: k nearest in each of the vector columns, and every pair of them verified at 3 ms."""
-    from manifests.registration import BYTES
+def copies(rows: int, dims: Sequence[int], k: int, memory: int, hashes: int, radius: int) -> Forecast:
+    """`dedup.copies`, but for the pairs that hashes propose: so many searches of hashes, k nearest in each of the vector columns, and every pair of these
+    verified at 3 ms."""
+    from manifests.seen import BYTES
+    from manifests.vectors.hamming import seconds
 
     searches = [neighbours(min(rows, 8192), rows, dim, k) for dim in dims]
     proposed = rows * k * len(dims)
     at_work = max((s.memory for s in searches), default=FIXED) + 12 * proposed
     verified = FIXED + 160 * proposed + max(2048 * BYTES, min(rows * BYTES, memory // 4))
-    touched = sum(s.touched for s in searches) * max(rows / 8192, 1) + 3e-3 * proposed * measured().touched
-    return Forecast(sum(rows * rows * dim for dim in dims), touched, max(at_work, verified))
+    touched, others = sum(s.touched for s in searches) * max(rows / 8192, 1), 3e-3 * proposed + hashes * seconds(rows, 8 * rows, radius, 64)
+    return Forecast(sum(rows * rows * dim for dim in dims), touched, max(at_work, verified) + bit_codes(rows, 8 * rows), others)
 
 
 def leaks(rows: int, tests: int, dims: Sequence[int], k: int, verified: bool) -> Forecast:
     """`leakage.images` against an evaluation pool of `tests` samples, but for thumbnails and pairs, which are counted when they are known: the search of hashes,
     k nearest in each of the vector columns and, where copies are verified, each of these pairs at 3 ms."""
-    from manifests.registration import BYTES
+    from manifests.seen import BYTES
     from manifests.vectors.hamming import seconds
 
     searches = [neighbours(min(rows, 8192), tests, dim, k) for dim in dims]
@@ -155,10 +194,8 @@ def leaks(rows: int, tests: int, dims: Sequence[int], k: int, verified: bool) ->
     by_hash = bit_codes(rows, 8 * tests) + 140 * (rows + tests)
     by_vector = max((s.memory for s in searches), default=0) + 16 * proposed + 40 * (rows + tests) * len(dims)
     seen = (160 * proposed + FIXED + 1280 * BYTES) if verified else 0
-    touched = (
-        sum(s.touched for s in searches) * max(rows / 8192, 1) + (seconds(rows, 8 * tests, 8, 64) + 3e-3 * proposed * verified) * measured().touched
-    )
-    return Forecast(2 * sum(rows * tests * dim for dim in dims), touched, max(by_hash, by_vector, seen))
+    touched, others = sum(s.touched for s in searches) * max(rows / 8192, 1), seconds(rows, 8 * tests, 8, 64) + 3e-3 * proposed * verified
+    return Forecast(2 * sum(rows * tests * dim for dim in dims), touched, max(by_hash, by_vector, seen), others)
 
 
 def bit_codes(rows: int, base: int | None = None) -> int:
@@ -166,12 +203,19 @@ def bit_codes(rows: int, base: int | None = None) -> int:
     return FIXED + 85 * rows + 60 * min(base or 0, 1 << 25)
 
 
+def near_hashes(rows: int, base: int, radius: int) -> Forecast:
+    """`manifests.vectors.hamming.neighbours` of 64 bits, and what is linear in the rows. How many of them have a candidate shows only then."""
+    from manifests.vectors.hamming import seconds
+
+    return Forecast(0, 0, bit_codes(rows, base) + 200 * rows, seconds(rows, base, radius, 64) + 2e-6 * rows)
+
+
 def looks(rows: int, width: int, turned: bool) -> Forecast:
     """`dedup.perceptual`, but for the thumbnails of rows with a candidate, which are counted when these are known: hashes of `width` bytes a row with their views."""
     from manifests.vectors.hamming import seconds
 
     base = 8 * rows if turned else rows
-    return Forecast(0, seconds(rows, base, 8, 64) * measured().touched, bit_codes(rows, base) + rows * (4 * width + 100))
+    return Forecast(0, 0, bit_codes(rows, base) + rows * (4 * width + 100), seconds(rows, base, 8, 64))
 
 
 def farthest(rows: int, kept: int, dim: int) -> Forecast:
@@ -183,11 +227,16 @@ def farthest(rows: int, kept: int, dim: int) -> Forecast:
 
 
 def facility(rows: int, kept: int, dim: int, memory: int) -> Forecast:
-    """`select.facility_location`. As long as pairs are multiplied, half a pass of them for every doubling of the picks, and 16 rows a pick. After t picks about
-    one similarity in t is above its row's best: once these are few, and fit into what `memory` has to spare, they are listed in half a pass more, and each is
-    looked at now and then. 16 bytes are counted for each, a third more than it takes: how many there are is told from a few rows."""
+    """`select.facility_location`. Where a byte a pair fits into what `memory` has to spare, all pairs are multiplied in half a pass; the t-th pick reads one row in
+    t, and looks at those near to the highest 16. Elsewhere half a pass for every doubling of the picks, and 16 rows a pick. After t picks about one similarity in t
+    is above its row's best: once these are few, and fit, they are listed in half a pass more, and each is looked at now and then. 16 bytes are counted for each, a
+    third more than it takes: how many there are is told from a few rows."""
     fixed = Forecast(0, 0, (2 << 20) + rows * (4 * dim + 300) + 20 * min(rows, 2 * TILE) * dim)
     room = spare(fixed, memory)
+    if kept > 1 and rounded(rows, dim) <= room:
+        near = 16 * rows * (1 + np.log(max(1, kept / 16)))  # columns that are looked at again in float32
+        touched = (5 + 1.2 * np.log(kept)) * rows * rows + 14 * near * dim + (60 * rows + 3e5) * kept
+        return Forecast(0.55 * rows * rows * dim, touched, fixed.memory + rounded(rows, dim))
     share = min(0.03, room / (16 * max(rows, 1) ** 2)) if kept > 20 else 0.0
     picks = min(kept, 1 / share) if share else kept
     swept = np.log2(max(2, picks)) / 2 + 16 * picks / max(rows, 1)
@@ -197,8 +246,13 @@ def facility(rows: int, kept: int, dim: int, memory: int) -> Forecast:
 
 
 def spare(forecast: Forecast, memory: int) -> int:
-    """Bytes that lists may take beside `forecast`: a quarter of `memory`, and no more than is left."""
+    """Bytes that a table or lists may take beside `forecast`: a quarter of `memory`, and no more than is left."""
     return max(0, min(memory // 4, memory - forecast.memory))
+
+
+def rounded(rows: int, dim: int) -> int:
+    """Bytes of `manifests.vectors.rounded`: the table, the rows once more, and what is at work on them."""
+    return rows * (rows + 4 * dim + 100) + min(rows, 2 * TILE) * (4 * dim + 300)
 
 
 def cover(rows: int, kept: int, dim: int, memory: int) -> Forecast:

@@ -3,8 +3,7 @@ one similarity pass and the forecast.
 
 python tests/benchmarks/bench_facility_location.py [rivals|large]
 
-One thread for the matrix library, freed memory kept, as in the engine's workers. keepset is the best of five runs by process CPU time, its rivals run once. `passes` are
-multiply-adds that were made over those of one product of all pairs, `products` what these take at the matrix rate.
+One thread for the matrix library, freed memory kept, as in the engine's workers. keepset is the best of five runs by process CPU time, its rivals run once.
 """
 
 import importlib.util
@@ -16,7 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from curate.pool import Pool, Share, VectorName
-from curate.select.facility_location import _Dense, facility_location
+from curate.select.facility_location import facility_location
 from manifests.memory import keep_freed
 from manifests.vectors.forecast import facility, measured
 from manifests.vectors.store import Vectors
@@ -33,20 +32,6 @@ def ours(z: np.ndarray, picks: int) -> list[int]:
     pool = Pool(np.array([f"{i:032x}" for i in range(len(z))], dtype="S32"), None, {"z": Vectors.of(z)})
     rank = facility_location(pool, vectors=VectorName("z"), keep=Share(count=picks)).columns["facility_location_rank"]
     return np.argsort(np.where(rank < 0, len(z), rank), kind="stable")[:picks].tolist()
-
-
-def passes(z: np.ndarray, picks: int) -> float:
-    """Products of all pairs that one run makes, counted."""
-    made, tile = [0], _Dense.tile
-
-    def counted(self: _Dense, block: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        made[0] += block.shape[1] * other.shape[1]
-        return tile(self, block, other)
-
-    _Dense.tile = counted  # type: ignore[method-assign]
-    ours(z, picks)
-    _Dense.tile = tile  # type: ignore[method-assign]
-    return made[0] / len(z) ** 2
 
 
 def similarities(z: np.ndarray) -> np.ndarray:
@@ -84,14 +69,12 @@ def rivals() -> None:
     z, picks = clouds(10_000, 64), 1_000
     s = similarities(z)
     print(f"{'10k x 64 -> 1k':16}{'seconds':>10}{'CPU s':>10}{'objective':>18}")
-    swept, rate = passes(z, picks), measured(time.process_time).multiply_adds
     for name, work, needs in (("keepset", ours, "curate"), ("apricot", apricot, "apricot"), ("submodlib", submodlib, "submodlib")):
         if importlib.util.find_spec(needs) is None:
             print(f"{name:16}{'not installed':>20}")
             continue
         found, wall, cpu = timed(work, z, picks, runs=5 if name == "keepset" else 1)
         print(f"{name:16}{wall:>10.2f}{cpu:>10.2f}{s[:, found].max(1).sum():>18.6f}", flush=True)
-    print(f"keepset: {swept:.2f} passes, products {swept * len(z) ** 2 * z.shape[1] / rate:.2f} CPU s")
 
 
 def large() -> None:

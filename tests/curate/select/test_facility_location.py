@@ -11,7 +11,8 @@ from curate.pool import Share
 from curate.select import facility_location as module
 from curate.select.facility_location import facility_location
 from manifests.errors import Refusal
-from manifests.vectors.forecast import facility
+from manifests.vectors.forecast import facility, rounded
+from manifests.vectors.rounded import Rounded
 from manifests.vectors.store import Vectors
 from tests.strategies import exact_unit_vectors, noisy_unit_vectors, unit_pool
 
@@ -222,3 +223,85 @@ def test_all_identical_one_row_and_more_than_there_are():
         got = facility_location(unit_pool(np.eye(4)[:n], range(n)), vectors="z", keep=Share(count=10))
         assert got.keep.all()
     assert len(facility_location(unit_pool(np.zeros((0, 4)), []), vectors="z", keep=Share(count=1)).keep) == 0
+
+
+def without_a_table(pool, keep, sparse=0.03):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SPARSE", sparse)
+        patch.setattr(module, "rounded", lambda rows, dim: 1 << 60)
+        return facility_location(pool, vectors="z", keep=keep)
+
+
+def same_verdicts(one, two):
+    for name in ("keep", "score", "witness"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    for name in module.WRITES:
+        np.testing.assert_array_equal(one.columns[name], two.columns[name])
+
+
+@settings(deadline=None)
+@given(z=exact_unit_vectors(), sparse=st.sampled_from([0.0, 0.3]), data=st.data())
+def test_plain_greedy_to_the_last_tie_where_no_table_fits(z, sparse, data):
+    k, uid = data.draw(st.integers(1, len(z))), data.draw(st.permutations(range(len(z))))
+    got = without_a_table(unit_pool(z, uid), Share(count=k), sparse)
+    assert picks_of(got) == plain_greedy(similarities(z), uid, k, np.zeros(len(z), bool), 12)[0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 999),
+    n=st.integers(2, 400),
+    dim=st.integers(2, 40),
+    spread=st.sampled_from([1e-3, 0.1, 1.0]),
+    lift=st.sampled_from([0, 1, 20]),
+    protected=st.integers(0, 3),
+)
+def test_a_table_gives_the_verdicts_of_no_table(seed, n, dim, spread, lift, protected):
+    rng = np.random.default_rng(seed)
+    z = noisy_unit_vectors(seed, n, dim, max(2, n // 6), spread) + lift * np.eye(dim)[0]  # lifted: all of them close to each other
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    z[n // 2 : n // 2 + n // 8] = -z[: n // 8]  # opposite ones
+    z[rng.integers(0, n, n // 9)] = z[0]  # many equal ones
+    z[-1] *= 2.0**-12  # near to zero
+    uid, fixed = rng.permutation(n), np.isin(np.arange(n), rng.integers(0, n, protected))
+    keep = Share(count=int(rng.integers(1, n + 1)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SPARSE", 0.0)
+        held = facility_location(unit_pool(z, uid, fixed=fixed), vectors="z", keep=keep)
+    same_verdicts(held, without_a_table(unit_pool(z, uid, fixed=fixed), keep, 0.0))
+    same_verdicts(held, without_a_table(unit_pool(z, uid, fixed=fixed), keep, 1.0))
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_the_table_is_there_where_it_fits_and_only_there(missing, monkeypatch):
+    z, made = noisy_unit_vectors(3, 900, 8, 100, 1.0), []
+    monkeypatch.setattr(module, "Rounded", lambda *given: made.append(1) or Rounded(*given))
+    table, fixed = rounded(len(np.unique(z.astype(np.float16), axis=0)), 8), facility(900, 60, 8, 0).memory
+    memory = max(4 * table, table + fixed)
+    got = facility_location(unit_pool(z, range(900), memory=memory - 4 * missing), vectors="z", keep=Share(count=60))
+    assert len(made) == 1 - missing
+    same_verdicts(got, without_a_table(unit_pool(z, range(900)), Share(count=60)))
+
+
+def test_a_run_that_goes_on_after_any_pick_with_a_table():
+    z = noisy_unit_vectors(6, 120, 10, 60, 0.5)
+    v = Vectors.of(z[np.unique(z.astype(np.float16), axis=0, return_index=True)[1]])
+    greedy = module._Greedy(v, np.ones(len(v)), 1 << 30)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SPARSE", 0.0)
+        state = greedy.protected(0)
+        for pick in range(40):
+            late = module._Greedy(v, np.ones(len(v)), 1 << 30).pick(tuple(a.copy() for a in state))
+            state = greedy.pick(state)
+            assert isinstance(greedy.bounds, Rounded) == (pick > 0)
+            for one, two in zip(late, state):
+                np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("sparse", [0.0, 0.03, 0.3])
+def test_many_rows_where_no_table_fits(sparse, monkeypatch):
+    z, uid = noisy_unit_vectors(1, 600, 16, 100, 1.0), np.random.default_rng(1).permutation(600)
+    monkeypatch.setattr(module, "WIDE", 250)
+    monkeypatch.setattr(module, "STRIP", 32)
+    got = without_a_table(unit_pool(z, uid), Share(count=60), sparse)
+    assert picks_of(got) == plain_greedy(similarities(z), uid, 60, np.zeros(600, bool), 9)[0]

@@ -7,13 +7,20 @@ from manifests.vectors import forecast
 from manifests.vectors.forecast import (
     Forecast,
     Rates,
+    Size,
+    bit_codes,
     clustered,
+    copies,
     cover,
     facility,
     farthest,
+    in_turn,
     inside_clusters,
+    linear,
+    looks,
     measured,
     measured_on,
+    near_hashes,
     neighbours,
     pairs,
     require,
@@ -25,6 +32,33 @@ def test_seconds_are_counts_over_rates():
     rates = Rates(multiply_adds=10.0, touched=5.0, bytes=1.0)
     assert Forecast(100.0, 10.0, 0).seconds(rates) == 12.0
     assert all(rate > 1e6 for rate in (measured().multiply_adds, measured().touched, measured().bytes))
+
+
+def test_what_needs_no_rates_measures_none(monkeypatch):
+    monkeypatch.setattr(forecast, "measured_on", lambda device: pytest.fail("nobody asked how fast this machine is"))
+    assert linear(Size(1_000_000, [], 0)) == Forecast(0, 0, 200_000_000, 2.0)
+    assert near_hashes(1000, 8000, 8).seconds() > linear(Size(1000, [], 0)).seconds() > 0
+    assert looks(1000, 64, True).seconds() > 0
+
+
+def test_pieces_of_work_add_up():
+    rates, one, other = Rates(10.0, 5.0, 1.0), Forecast(100.0, 10.0, 7, 3.0), Forecast(50.0, 0.0, 9)
+    both = in_turn([one, other])
+    assert both.seconds(rates) == one.seconds(rates) + other.seconds(rates) == 15.0 + 5.0
+    assert (both.memory, in_turn([]).memory, in_turn([]).seconds()) == (9, 0, 0.0)
+    assert one.times(3).seconds(rates) == 45.0 and one.times(3).memory == 7
+
+
+def test_work_goes_by_the_rates_of_its_device(monkeypatch):
+    monkeypatch.setattr(forecast, "measured_on", {"cpu": Rates(1.0, 1.0, 1.0), "there": Rates(10.0, 10.0, 1.0)}.__getitem__)
+    here, there = pairs(5000, 64, 16, 1 << 30), pairs(5000, 64, 16, 1 << 30, "there")
+    assert here.seconds() == pytest.approx(10 * there.seconds()) and here.memory == there.memory
+
+
+def test_copies_count_their_searches_of_hashes():
+    none, two = (copies(100_000, [512], 20, 4 << 30, count, 10) for count in (0, 2))
+    assert two.others - none.others == pytest.approx(2 * (near_hashes(100_000, 800_000, 10).others - 0.2))
+    assert two.memory == none.memory > bit_codes(100_000, 800_000) and none.others == pytest.approx(100_000 * 20 * 3e-3)
 
 
 def test_a_device_has_rates_of_its_own(monkeypatch):
@@ -99,12 +133,13 @@ def test_clusters_count_their_seconds():
 def test_facility_location_counts_what_it_holds():
     """Memory that was measured (`bench_facility_location.py`; rows, picks, values): never more than the forecast, and no less than two thirds of it."""
     measured_mib = {
-        (5_000, 500, 64): 19,
-        (10_000, 20, 64): 15,
-        (10_000, 1_000, 64): 58,
-        (10_000, 1_000, 512): 139,
-        (20_000, 20, 128): 33,
-        (20_000, 2_000, 128): 198,
+        (5_000, 500, 64): 32,
+        (10_000, 20, 64): 109,
+        (10_000, 1_000, 64): 109,
+        (10_000, 1_000, 512): 177,
+        (20_000, 20, 128): 412,
+        (20_000, 2_000, 128): 411,
+        (30_000, 3_000, 64): 889,
     }
     for (rows, kept, dim), mib in measured_mib.items():
         assert 1 <= facility(rows, kept, dim, 4 << 30).memory / (mib << 20) <= 1.5
