@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-__all__ = ["BLOCK", "blocks", "means", "smoothed"]
+__all__ = ["BLOCK", "blocks", "corners", "greys_agree", "is_straight", "means", "smoothed"]
 
 BLOCK = 8  # cells of a block's side
 UNITS = 256  # of a pixel: boxes end on whole ones, so that means are quotients of whole numbers
@@ -12,6 +12,9 @@ AGREES = 0.8  # correlation of a block's detail from which it agrees
 AGAINST = 0.5  # ... and below which it speaks against a copy, where both show something
 FLAT = 0.8  # a block is flat below this spread of its detail, where the whole area's is 50 ...
 NOISE = 0.4  # ... or below this many grey levels
+STRAIGHT = 0.02  # slopes across the main direction, as a share of those along it: less is nothing but parallel lines, which fit in many places
+CURVE = 0.05  # ... the same of one block: less is one edge, or a piece of a curve
+GREYS, SHADE = 0.95, 2.0  # correlation of greys from which they agree; spread in grey levels up to which they are one grey
 
 
 def means(gray: np.ndarray, box: tuple[float, float, float, float], rows: int, columns: int) -> np.ndarray:
@@ -70,3 +73,39 @@ def _detail(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(blocks,) int64: SQUARES times the sum of products of two blocks, each less its mean, slopes and bends (so a sky or a lamp's glow is no detail)."""
     first, *others = ((a @ shade) * (b @ shade) for shade in SHADES)
     return SQUARES * np.einsum("ij,ij->i", a, b) - 441 * a.sum(1) * b.sum(1) - first - 21 * sum(others)
+
+
+def is_straight(plane: np.ndarray, chosen: np.ndarray) -> bool:
+    """Do the (blocks,) bool `chosen` blocks together show nothing but lines of one direction?"""
+    across, down, both = (int(sums[chosen].sum()) for sums in _slopes(plane))
+    half = math.hypot((across - down) / 2, both)
+    return (across + down) / 2 - half < STRAIGHT * ((across + down) / 2 + half)
+
+
+def corners(plane: np.ndarray) -> np.ndarray:
+    """(blocks,) bool: the block shows more than one edge or a piece of a curve, so that it says where it lies, and not only how far across the edge."""
+    across, down, both = _slopes(plane)
+    trace = (across + down).astype(np.float64)
+    return (across * down - both * both) * (1 + CURVE) ** 2 > CURVE * trace * trace  # the smaller over the larger of the tensor's two own values
+
+
+def _slopes(plane: np.ndarray) -> list[np.ndarray]:
+    """(blocks,) int64 three times: sums over each block of its slopes across squared, down squared, and of their products."""
+    p = smoothed(plane)
+    x, y = (np.zeros_like(p) for _ in range(2))
+    x[:, 1:-1], y[1:-1] = p[:, 2:] - p[:, :-2], p[2:] - p[:-2]
+    return [_sums(a * b) for a, b in ((x, x), (y, y), (x, y))]
+
+
+def _sums(plane: np.ndarray) -> np.ndarray:
+    return plane.reshape(plane.shape[0] // BLOCK, BLOCK, plane.shape[1] // BLOCK, BLOCK).sum((1, 3)).ravel()
+
+
+def greys_agree(left: np.ndarray, right: np.ndarray, chosen: np.ndarray) -> bool:
+    """Do the mean greys of the (blocks,) bool `chosen` blocks rise and fall together, or are they one grey in both? In whole numbers, one division."""
+    a, b = _sums(left)[chosen], _sums(right)[chosen]
+    n = len(a)
+    joint, mine, theirs = (n * int((x * y).sum()) - int(x.sum()) * int(y.sum()) for x, y in ((a, b), (a, a), (b, b)))
+    if max(mine, theirs) <= (n * SHADE * 16 * BLOCK * BLOCK) ** 2:
+        return True
+    return joint > 0 and joint >= GREYS * math.sqrt(mine * theirs)

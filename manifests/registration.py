@@ -2,7 +2,8 @@
 
 `placing` proposes how the two could lie over each other; a border of one colour is off before anything is compared, so that a frame is no evidence.
 *Block by block*: the common area of both is brought to one grid, smoothed, and cut into blocks of 8 x 8 cells. A block agrees when what
-is left of both after the block's own mean, slope and bend (so: light, colour and shade) correlates. Blocks that are flat in both say nothing.
+is left of both after the block's own mean, slope and bend (so: light, colour and shade) correlates. Blocks that are flat in both say nothing, but where they are the most,
+their greys must go together. Where a part of a picture is laid on another, an edge or a curve alone proves nothing: it can be laid on any other.
 *As a whole*: where the blocks have too little to say, as in a sky or a blurred picture, the common area of both less its own mean, slopes and bends must be nearly the same,
 but for a part that may be covered; and no more than a third of the blocks that show something in both may speak against it.
 """
@@ -10,25 +11,21 @@ but for a part that may be covered; and no more than a third of the blocks that 
 import math
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, replace
-from functools import lru_cache
-from typing import Any
 
-import cv2
 import numpy as np
 
-from manifests import images
-from manifests.blocks import BLOCK, blocks, means, smoothed
-from manifests.likeness import TURNS, border, thumbnail, turn_pixels
-from manifests.placing import SIDE, SQUARE, Area, Proposal, areas_of, by_areas, by_cells, by_points, drifted, turned_box
+from manifests.blocks import BLOCK, blocks, corners, greys_agree, is_straight, means, smoothed
+from manifests.likeness import TURNS, turn_pixels
+from manifests.placing import Area, Proposal, by_areas, by_cells, by_points, drifted, turned_box
+from manifests.seen import Seen
 
-__all__ = ["AREA", "BYTES", "FIELDS", "Match", "Seen", "aligned", "glance", "register", "see"]
+__all__ = ["AREA", "FIELDS", "Match", "aligned", "register"]
 
-POINTS = 200  # key points of a picture, the strongest
 GRID = 64  # cells of the longer side of the common area
 MIN_BLOCKS = 3  # of each side of the common area
 ENOUGH = 8  # agreeing blocks without which nothing is a copy
 INSIDE = 3  # of them inside, where the outermost blocks are left out
-STRAIGHT = 0.02  # slopes across the main direction, as a share of those along it: less is nothing but parallel lines, which fit in many places
+CORNERS = 3  # of them that show more than an edge or a piece of a curve, where the common area is not all of both
 ALL = 0.95  # of both pictures: more is the whole picture
 AREA = 0.2  # of one of the two pictures that must lie in the common area
 HALF = 0.5  # ... of both, borders counted, where the way back alone finds it: in small cuts one edge of light fits another
@@ -45,38 +42,8 @@ WHOLE_AGREES = 0.975  # correlation of both, less their means, slopes and bends 
 WHOLE_SHADE = 0.95  # ... and with them
 LEAST_DETAIL = 0.6  # grey levels: spread of what is left, below which it says nothing
 MOST_COVERED = 0.4  # of the common area
-PARTS = 4  # of a collage
-SMALL = 16  # the same in colour, to be equal
-BYTES = SIDE * SIDE + POINTS * (128 + 32) + (3 + PARTS) * (2 * SQUARE * SQUARE + 64) + 3 * SMALL * SMALL  # of one Seen, at most
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom as fractions of a picture
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What is kept of a picture, to lay it over others.
-
-    gray          (h, w) uint8 without a border of one colour, the longer side at most SIDE
-    frame         the whole picture, border and all, in pixels of `gray`
-    areas         what may be laid on another picture's areas, in pixels of `gray`: all of it, its middle square, its frame, `parts` parts of a collage
-    squares       (m, 32, 32) uint16: each area squashed, 16ths of a grey level
-    small         (16, 16, 3) uint8: in colour, without the border
-    points        (n, 2) float64: x, y of key points in pixels of `gray`
-    sizes         (n,) float64 pixels
-    angles        (n,) float64 degrees, clockwise
-    descriptors   (n, 128) uint8
-    """
-
-    gray: np.ndarray
-    frame: Area
-    areas: list[Area]
-    parts: int
-    squares: np.ndarray
-    small: np.ndarray
-    points: np.ndarray
-    sizes: np.ndarray
-    angles: np.ndarray
-    descriptors: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -109,61 +76,13 @@ EDGES = ("left", "top", "right", "bottom")
 FIELDS = ("turn", "score", "covered", "agreeing", *(f"a_{e}" for e in EDGES), *(f"b_{e}" for e in EDGES))
 
 
-def see(picture: np.ndarray) -> Seen:
-    """What is kept of a decoded picture, (h, w, 3) uint8. Cost: some 10 ms and at most `BYTES`."""
-    top, bottom, left, right = border(picture)
-    inner = picture[top : picture.shape[0] - bottom, left : picture.shape[1] - right]
-    large = images.shrink(inner, 2 * SIDE)
-    scale = min(1.0, SIDE / max(large.shape))
-    high, wide = (max(1, round(edge * scale)) for edge in large.shape)
-    gray = large
-    if (high, wide) != large.shape:
-        gray = ((means(large, (0, 0, large.shape[1], large.shape[0]), high, wide) + 8) >> 4).astype(np.uint8)
-    across, down = wide / inner.shape[1], high / inner.shape[0]
-    frame = -left * across, -top * down, wide + right * across, high + bottom * down
-    areas, parts = areas_of(gray, frame)
-    shown = large if frame == areas[0] else images.shrink(picture, 2 * SIDE)
-    squares = np.stack([_square(shown if area == frame else large, area, frame, (high, wide)) for area in areas]).astype(np.uint16)
-    points, descriptors = _finder().detectAndCompute(_stretched(gray), None)
-    order = sorted(range(len(points)), key=lambda i: (-points[i].response, points[i].pt, points[i].angle))[:POINTS]
-    table = np.array([(*points[i].pt, points[i].size, points[i].angle) for i in order], np.float64).reshape(-1, 4)
-    found = np.zeros((0, 128), np.uint8) if descriptors is None else descriptors[order].astype(np.uint8)
-    return Seen(gray, frame, areas, parts, squares, thumbnail(inner, SMALL), table[:, :2] + 0.5, table[:, 2], table[:, 3], found)
-
-
-def _square(large: np.ndarray, area: Area, frame: Area, shape: tuple[int, int]) -> np.ndarray:
-    """An area of a picture, squashed; `large` is the picture without its border, or all of it for its frame."""
-    if area == frame:
-        return means(large, (0, 0, large.shape[1], large.shape[0]), SQUARE, SQUARE)
-    across, down = large.shape[1] / shape[1], large.shape[0] / shape[0]
-    return means(large, (area[0] * across, area[1] * down, area[2] * across, area[3] * down), SQUARE, SQUARE)
-
-
-def glance(payload: Any) -> Seen | None:
-    """`see` of an image file, decoded no larger than it needs; None where it cannot be decoded."""
-    try:
-        return see(images.decode(payload, min_side=SIDE))
-    except images.Undecodable:
-        return None
-
-
-@lru_cache(maxsize=1)
-def _finder() -> Any:
-    cv2.setNumThreads(1)  # the engine's workers share the machine; and one order of work
-    return cv2.SIFT.create(nfeatures=POINTS, contrastThreshold=0.01)
-
-
-def _stretched(gray: np.ndarray) -> np.ndarray:
-    """(h, w) uint8 with mean 128 and spread 50, so that a dim picture has key points too."""
-    return np.clip((gray - gray.mean()) * (50 / max(gray.std(), 5.0)) + 128, 0, 255).astype(np.uint8)
-
-
 def register(left: Seen, right: Seen) -> Match | None:
     """How `right` lies over `left`, at the proposal under which most blocks agree, or as a whole; None where nothing speaks for a copy.
 
     Guarantee   a match takes at least `AREA` of one of the two; and at least `ENOUGH` blocks agree, which are more than parallel lines, or the two are the same as a
                 whole but for what is covered, or one to the eye, frame on frame (then `agreeing` may be 0). A border of one colour is no evidence
-    Not found   copies turned by other angles, sheared or bent; common areas of less than 3 blocks a side; flat pictures that were cropped or recoloured
+    Not found   copies turned by other angles, sheared or bent; common areas of less than 3 blocks a side; flat pictures that were cropped or recoloured; two collages
+                that share a picture without detail. Not told apart: the two halves of a mirrored thing, motifs that repeat, the rims of two discs
     Cost        1 to 5 ms
     """
     near = by_areas((left.areas, left.squares, left.parts), (right.areas, right.squares, right.parts), right.gray.shape)
@@ -187,10 +106,17 @@ def register(left: Seen, right: Seen) -> Match | None:
 
 
 def _wholes(left: Seen, right: Seen, near: list[Proposal]) -> Iterator[Proposal]:
-    """Where two pictures may lie over each other that blocks say too little of: as they are where most of their cells agree, and where areas that look alike fit best."""
+    """Where two pictures may lie over each other that blocks say too little of: as they are where most of their cells agree, and where areas that look alike fit best.
+
+    One of the two lies there as more than a part of it: of what shows little, a little of both is no evidence.
+    """
     yield from by_cells(left.areas[0], left.squares[0], right.areas[0], right.squares[0])
-    alike = [p for p in near if p.areas is not None and p.weight >= 20 * NEAR]
+    alike = [p for p in near if p.areas is not None and p.weight >= 20 * NEAR and not (_is_part(left, p.areas[0]) and _is_part(right, p.areas[1]))]
     yield from (moved for proposal in alike[:DRIFTS] if (moved := _moved(left, right, proposal)) is not None)
+
+
+def _is_part(seen: Seen, area: int) -> bool:
+    return area >= len(seen.areas) - seen.parts
 
 
 def _seen_from_the_other(match: Match) -> Match:
@@ -330,25 +256,18 @@ def _compared(left: Seen, right: Seen, proposal: Proposal) -> Match | None:
         return None
     planes = _grids(left, right, proposal.turn, common, rows * BLOCK, columns * BLOCK)
     agrees, shows, _, _ = blocks(*planes)
+    if common.is_cut and (is_straight(planes[0], agrees) or (agrees & corners(planes[0]) & corners(planes[1])).sum() < CORNERS):
+        return None
+    if (~shows).sum() >= agrees.sum() and not greys_agree(*planes, ~shows):
+        return None  # a text box that two smooth pictures share
     inner = np.zeros((rows, columns), bool)
     inner[1:-1, 1:-1] = True  # the darkened rim of two doors agrees, whatever is on them
     agreeing, showing = int(agrees.sum()), int(shows.sum())
     agreeing_inside, showing_inside = int(agrees[inner.ravel()].sum()), int(shows[inner.ravel()].sum())
-    if agreeing_inside < INSIDE or (common.is_cut and _is_straight(planes[0], agrees)):
+    if agreeing_inside < INSIDE:
         return None
     score = min(agreeing / showing, 2 * agreeing_inside / showing_inside)
     return _match(left, right, proposal.turn, common, score, (showing - agreeing) / len(shows), agreeing)
-
-
-def _is_straight(plane: np.ndarray, agrees: np.ndarray) -> bool:
-    """Do the blocks that agree show nothing but lines of one direction?"""
-    p = smoothed(plane)
-    x, y = (np.zeros_like(p) for _ in range(2))
-    x[:, 1:-1], y[1:-1] = p[:, 2:] - p[:, :-2], p[2:] - p[:-2]
-    chosen = agrees.reshape(p.shape[0] // BLOCK, p.shape[1] // BLOCK).repeat(BLOCK, 0).repeat(BLOCK, 1)
-    across, down, both = (int((a * b)[chosen].sum()) for a, b in ((x, x), (y, y), (x, y)))
-    half = math.hypot((across - down) / 2, both)
-    return (across + down) / 2 - half < STRAIGHT * ((across + down) / 2 + half)
 
 
 def _as_a_whole(left: Seen, right: Seen, proposal: Proposal) -> Match | None:
@@ -371,7 +290,7 @@ def _as_a_whole(left: Seen, right: Seen, proposal: Proposal) -> Match | None:
     rows, columns = (max(edge, 1) for edge in _block_rows(common))
     fine = _grids(left, right, proposal.turn, common, rows * BLOCK, columns * BLOCK)
     agrees, _, both, against = blocks(*fine)
-    if 3 * against.sum() > both.sum() or (common.is_cut and _is_straight(planes[0], np.ones(16, bool))):
+    if 3 * against.sum() > both.sum() or (common.is_cut and is_straight(planes[0], np.ones(16, bool))):
         return None
     share = float(seen.mean())
     return _match(left, right, proposal.turn, common, share, 1 - share, int(agrees.sum()))

@@ -12,10 +12,11 @@ from manifests.changes import change
 from manifests.errors import Refusal
 from manifests.likeness import candidates, members
 from manifests.quotas import place_inside
-from manifests.registration import AREA, BYTES, FIELDS, Seen, glance, register
+from manifests.registration import AREA, FIELDS, register
+from manifests.seen import BYTES, Seen, glance
 from manifests.star import star
-from manifests.vectors.forecast import copies as forecast
-from manifests.vectors.forecast import require
+from manifests.vectors.forecast import Forecast, Size, require
+from manifests.vectors.forecast import copies as searched
 from manifests.vectors.neighbours import knn
 
 REASONS = ("copy",)
@@ -25,6 +26,7 @@ WRITES = {
     **{f"copies_{e}": pa.float32() for e in BOX},
 }  # fmt: skip
 MOVES = {"min_score": "floor_score", "min_area": ""}
+GROWS = "equal where each keeper is in the older part"
 VECTORS_MAY_BE_MISSING = True  # hashes and other vectors still propose
 PAIRS_OF_ALL_ROWS = True  # of fewer rows other candidates are proposed: a replay is approximate then
 PAIRS_BY_KEEPER = True  # in a crowd of one hash rows meet the kept ones alone: other protected rows, other pairs
@@ -33,6 +35,11 @@ PAIRS = 1024  # pairs that are verified in one round
 CROWD, KEPT = 8, 16  # of more rows than CROWD with one hash the further ones are paired with kept ones alone, with the first KEPT of a like hash
 WIDTHS = (64, 256)  # bytes of the hashes of eight turns
 STEPS = 4  # neighbours of a neighbour that are looked at
+
+
+def forecast(size: Size, *, hashes: builtins.list[Column], max_distance: int, k: int, **_: object) -> Forecast:
+    """The searches, and the pairs that vectors propose; how many hashes propose shows only then."""
+    return searched(size.rows, size.dims, k, size.memory, len(hashes), max_distance)
 
 
 def copies(
@@ -58,7 +65,9 @@ def copies(
                 `score` that score, `threshold` min_score. Keeper order: protected rows, then the larger `prefer` columns, then uid. Protected rows are never
                 dropped. A picture that cannot be decoded at low resolution is no copy of anything.
     Guarantee   every dropped row is registered upon the kept row it names, and what was done is written. A border of one colour is off before two pictures are compared,
-                so a frame is no evidence. Blocks are compared in whole numbers; what shows too little for blocks, such as a blurred picture, is compared as a whole. Where
+                so a frame is no evidence; nor is a box that two smooth pictures share, nor an edge or a curve where a part is laid on another. Not told apart:
+                the two halves of a mirrored thing, and motifs that repeat. Blocks are compared in whole numbers; what shows too little for blocks, such as a
+                blurred picture, is compared as a whole. Where
                 the two lie over each other is proposed by OpenCV's key points and by areas that look alike, which may differ by a machine's vector instructions: same
                 bytes on the same kind of processor. A pair that no hash and no vector proposes is not found. Of more than 8 rows with one hash the further ones
                 meet only rows that are kept: the verdicts are those of all pairs as long as no row has more than 16 kept ones of a like hash; beyond these, which a
@@ -125,8 +134,8 @@ def _find(
     kept: Callable[[Edges], np.ndarray],
 ) -> Edges:
     """All verified pairs down to `floor`, those of a neighbour's neighbours included: k nearest are not enough where a picture has many copies."""
-    dims = [pool.vectors(name).dim for name in vectors]
-    require("dedup.copies", forecast(len(pool), dims, k, pool.memory), pool.memory)
+    asked = Size(len(pool), [pool.vectors(name).dim for name in vectors], pool.memory)
+    require("dedup.copies", forecast(asked, hashes=hashes, max_distance=max_distance, k=k), pool.memory)
     a, b = np.empty(0, np.int64), np.empty(0, np.int64)
     crowds: builtins.list[Crowd] = []
     for number, name in enumerate(hashes):

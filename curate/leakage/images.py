@@ -14,15 +14,16 @@ from manifests.hits import Groups, Pairs, Way, closest, gathered, together
 from manifests.images import beyond
 from manifests.likeness import TURNS, Looks, candidates, differences, members, thumbnails
 from manifests.memory import enough, size
-from manifests.registration import AREA, BYTES, FIELDS, Match, Seen, glance, register
-from manifests.vectors.forecast import leaks as forecast
-from manifests.vectors.forecast import require
+from manifests.registration import AREA, FIELDS, Match, register
+from manifests.seen import BYTES, Seen, glance
+from manifests.vectors.forecast import Forecast, Size, in_turn, leaks, require
 from manifests.vectors.neighbours import knn, pairs_within
 from manifests.vectors.tiles import equal_rows
 
 REASONS = ("exact_leak", "near_leak", "copied_leak", "vector_leak")
 WRITES = {"leakage_pool": pa.string(), "leakage_cosine": pa.float64(), "leakage_copied": pa.float64()}
 MOVES = {"max_rms": "floor_rms", "min_copied": "floor_copied", "min_cosine": "floor_cosine"}
+GROWS = "equal"
 VECTORS_MAY_BE_MISSING = True  # the other ways still decide
 WHERE = "leakage.images"
 EXACT, NEAR, COPIED, VECTOR, NONE = range(5)  # how a row hits a sample, the surest first; the first four are REASONS
@@ -51,6 +52,11 @@ class Search:
     loose_distance: int
     k: int
     max_hits: int
+
+
+def forecast(size: Size, *, k: int, min_copied: float | None, **_: object) -> Forecast:
+    """One evaluation pool after the other."""
+    return in_turn(leaks(size.rows, tests, size.dims, k, min_copied is not None) for tests in size.tests)
 
 
 def images(
@@ -210,7 +216,7 @@ def _find(pool: Pool, others: list[Pool], names: list[str], search: Search) -> E
     tables = []
     for number, (other, name) in enumerate(zip(others, names, strict=True)):
         dims = [] if search.vectors is None else [pool.vectors(search.vectors).dim]
-        require(WHERE, forecast(len(pool), len(other), dims, search.k, search.floor_copied is not None), pool.memory)
+        require(WHERE, forecast(Size(len(pool), dims, pool.memory, [len(other)]), k=search.k, min_copied=search.floor_copied), pool.memory)
         tables.append(_pairs(pool, other, name, search, number))
     if not tables:
         text = np.empty(0, "U1")

@@ -34,7 +34,7 @@ from tests.benchmarks.planted_copies import HALVES, KINDS, Planted, plant
 
 PRECISION, OF_COPIES = 0.99, 0.995  # at which a threshold is chosen; for dedup.copies
 ENCODER = "timm:tf_efficientnet_lite0/package@160"
-RIVALS = ("imagededup hash", "imagededup CNN", "CleanVision", "PDQ")
+RIVALS = ("imagededup hash", "imagededup CNN", "imagededup CNN, Lite0", "CleanVision", "PDQ")
 
 
 @dataclass
@@ -238,7 +238,13 @@ def run_rival(name: str, folder: Path, out: Path) -> None:
     import socket
 
     socket.setdefaulttimeout(10)  # weights that cannot be loaded are said at once
-    find = {"imagededup hash": _imagededup_hash, "imagededup CNN": _imagededup_cnn, "CleanVision": _cleanvision, "PDQ": _pdq}[name](folder)
+    find = {
+        "imagededup hash": _imagededup_hash,
+        "imagededup CNN": _imagededup_cnn,
+        "imagededup CNN, Lite0": _imagededup_lite0,
+        "CleanVision": _cleanvision,
+        "PDQ": _pdq,
+    }[name](folder)
     before = _cpu()
     pairs, dropped = find()
     out.write_text(json.dumps({"pairs": pairs, "dropped": dropped, "seconds": _cpu() - before}))
@@ -264,10 +270,28 @@ def _imagededup_hash(folder: Path) -> Way:
     return find
 
 
-def _imagededup_cnn(folder: Path) -> Way:
+def _imagededup_lite0(folder: Path) -> Way:
+    """Its CNN with weights that a package brings along, for its own are loaded from a hub. Pictures are brought to size as it does for its own model."""
+    import torch
+    from imagededup.utils import CustomModel
+    from torchvision import transforms
+
+    from curate.encoders import open_encoder
+
+    encoder = open_encoder("timm:tf_efficientnet_lite0/package@224")
+
+    class Lite0(torch.nn.Module):
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(encoder.encode(pictures.permute(0, 2, 3, 1).contiguous().numpy()))
+
+    sized = transforms.Compose([transforms.Resize((256, 256)), transforms.CenterCrop(224), transforms.PILToTensor()])
+    return _imagededup_cnn(folder, CustomModel(name="tf_efficientnet_lite0", model=Lite0(), transform=sized))
+
+
+def _imagededup_cnn(folder: Path, model: Any = None) -> Way:
     from imagededup.methods import CNN
 
-    method = CNN(verbose=False)
+    method = CNN(verbose=False, model_config=model)
 
     def find() -> tuple[list, list]:
         codes = method.encode_images(image_dir=str(folder), num_enc_workers=0)

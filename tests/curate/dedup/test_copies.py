@@ -15,7 +15,8 @@ from curate.dedup import copies as module
 from curate.dedup.copies import REASONS, WRITES, change, copies
 from curate.pool import Edges, Pool
 from manifests.errors import Refusal
-from manifests.registration import glance, register
+from manifests.registration import register
+from manifests.seen import glance
 from tests.pools import assert_lawful, jpeg, picture_pool, png, shuffled
 
 PHOTOS = [

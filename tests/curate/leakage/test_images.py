@@ -14,7 +14,8 @@ from curate.leakage import images as module
 from curate.leakage.images import REASONS, images
 from manifests import images as decoding
 from manifests.errors import Refusal
-from manifests.registration import glance, register
+from manifests.registration import register
+from manifests.seen import glance
 from tests.curate.dedup import test_copies
 from tests.curate.dedup.test_perceptual import EDITS, PICTURES, alike, edit
 from tests.pools import jpeg, picture_pool, png
