@@ -1,15 +1,12 @@
 """Bytes to pixels at a named scale, with limits against bombs. Nothing here depends on threads, and nothing loads torch.
 
-JPEG goes through libjpeg-turbo (simplejpeg), every other format through Pillow, and only the formats of `MAGIC` are tried at all.
-Sizes are read from the header and judged before anything is decoded. Pixels come as stored: EXIF orientation is
-reported by `header` and applied by `thumbnail` alone.
+JPEG goes through libjpeg-turbo (simplejpeg), every other format through Pillow. Sizes are read from the header and judged before anything
+is decoded (`manifests.image_headers`). Pixels come as stored: EXIF orientation is reported by `header` and applied by `thumbnail` alone.
 """
 
 import io
-import struct
 import warnings
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,41 +17,16 @@ import xxhash
 from PIL import Image
 
 from manifests.errors import Refusal
+from manifests.image_headers import BROKEN, Undecodable, check_size, header, open_picture, sniff
 
 __all__ = [
-    "MAX_PIXELS", "Header", "Undecodable", "Window", "beyond", "decode", "encode_webp", "glance", "header", "resize", "shrink", "thumbnail", "upright", "values",
+    "Undecodable", "Window", "beyond", "decode", "encode_webp", "glance", "header", "resize", "shrink", "stacks", "thumbnail", "upright", "values", "visible",
 ]  # fmt: skip
 
 GLANCE = 64  # the least side of what is seen at a glance
-MAX_PIXELS = 100_000_000  # larger pictures are refused as `too_large`; one frame of an animation counts
-
-MAGIC = (  # (offset, bytes, format); SVG, EPS, PDF and other programs in disguise are never opened
-    (0, b"\xff\xd8\xff", "jpeg"),
-    (0, b"\x89PNG\r\n\x1a\n", "png"),
-    (8, b"WEBP", "webp"),
-    (0, b"GIF87a", "gif"),
-    (0, b"GIF89a", "gif"),
-    (0, b"II*\0", "tiff"),
-    (0, b"MM\0*", "tiff"),
-    (0, b"BM", "bmp"),
-    (4, b"ftypavif", "avif"),
-    (4, b"ftypavis", "avif"),
-    (0, b"\0\0\0\x0cjP  \r\n\x87\n", "jpeg2000"),
-    (0, b"P4", "ppm"),
-    (0, b"P5", "ppm"),
-    (0, b"P6", "ppm"),
-)
-BROKEN = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
-BITS = {"1": 1, "I": 32, "F": 32, "I;16": 16, "I;16B": 16, "I;16L": 16, "I;16N": 16}
+STACK = 1 << 16  # pixels of small pictures that are worked on at a time: what is made of them stays in the cache
+WHITE, NEARLY_WHITE = 255, 250  # a picture that is nowhere darker than this shows nothing on white
 LUMA: Any = np.array([77, 150, 29])  # 256ths of red, green, blue
-
-
-class Undecodable(Exception):
-    """A payload that gives no picture; `reason` is the fault: undecodable, zero_bytes, too_large or no_payload."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -83,60 +55,38 @@ class Window:
         return ((above * 255 + self.width) // (2 * self.width)).astype(np.uint8)
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a picture says of itself before it is decoded.
-
-    format        jpeg, png, webp, gif, tiff, bmp, avif, jpeg2000 or ppm
-    channels      1 grey, 2 grey with alpha, 3 colour, 4 colour with alpha or CMYK; a palette counts as the colours it stands for
-    mode          Pillow's word for the stored pixels: "L", "P", "RGB", "RGBA", "CMYK", "I;16" ...
-    bits          per channel, as stored
-    frames        1, or the number of frames of an animation
-    orientation   EXIF, 1 (upright) to 8; 1 where none is given
-    """
-
-    format: str
-    width: int
-    height: int
-    channels: int
-    mode: str
-    bits: int
-    frames: int = 1
-    orientation: int = 1
-
-
-def header(data: bytes | memoryview) -> Header:
-    """Read the header alone; the cost does not grow with the picture. Raises `Undecodable`, also for pictures over `MAX_PIXELS`."""
-    kind = _sniff(data)
-    try:
-        found = _jpeg_header(data) if kind == "jpeg" else _png_header(data) if kind == "png" else _other_header(data, kind)
-    except BROKEN as error:
-        raise Undecodable("undecodable") from error
-    _check_size(found.width, found.height)
-    return found
-
-
-def decode(data: bytes | memoryview, *, min_side: int | None = None, gray: bool = False, window: Window | None = None) -> np.ndarray:
+def decode(
+    data: bytes | memoryview, *, min_side: int | None = None, gray: bool = False, window: Window | None = None, backdrop: int = WHITE
+) -> np.ndarray:
     """The picture as (h, w, 3) uint8 RGB, or (h, w) when `gray`. Alpha lies on white, 16 bits are scaled to 8, an animation gives its first frame.
 
     min_side    colour: a JPEG comes at the smallest DCT scale whose sides are both still at least this; smaller pictures and
                 other formats come at full scale. Grey: `shrink` of the full-scale picture, whatever the format
     window      how more than 8 bits of grey become 8 (None: 0 to 65535, floats 0 to 1 or 0 to 255); colour and 8 bits stay as they are. One for
                 all pictures: each one's own least and greatest value would make a vessel out of the noise of an empty slice
+    backdrop    the grey under transparent pixels
     Errors      `Undecodable`: zero_bytes, too_large (by the header), undecodable (no picture, or one that ends early). A JPEG whose data
                 is damaged in the middle is decoded as every other reader decodes it
     """
     if gray:
-        return shrink(decode(data, window=window), min_side)
-    kind = _sniff(data)
+        return shrink(decode(data, window=window, backdrop=backdrop), min_side)
+    kind = sniff(data)
     if kind == "jpeg":
         return _decode_jpeg(data, min_side or 0)
-    return _decode_with_pillow(data, kind, window)
+    return _decode_with_pillow(data, kind, window, backdrop)
+
+
+def visible(data: bytes | memoryview, *, min_side: int | None = None) -> np.ndarray:
+    """`decode` for looking at a picture: white ink on a transparent ground, of which nothing shows on white, lies on black."""
+    pixels = decode(data, min_side=min_side)
+    if pixels.min(initial=WHITE) < NEARLY_WHITE or header(data).channels not in (2, 4):
+        return pixels
+    return decode(data, min_side=min_side, backdrop=0)
 
 
 def values(data: bytes | memoryview) -> np.ndarray:
     """(h, w) or (h, w, c) as stored: every bit and channel, colours for a palette, of an animation the first frame. Raises `Undecodable`."""
-    return _with_pillow(data, _sniff(data), lambda p: np.asarray(p.convert("RGBA") if p.mode in ("P", "PA") or "transparency" in p.info else p))
+    return _with_pillow(data, sniff(data), lambda p: np.asarray(p.convert("RGBA") if p.mode in ("P", "PA") or "transparency" in p.info else p))
 
 
 def beyond(data: bytes | memoryview) -> bytes:
@@ -169,14 +119,14 @@ def shrink(pixels: np.ndarray, min_side: int | None = None) -> np.ndarray:
     top, left = height % f // 2, width % f // 2
     inner = pixels[top : top + rows * f, left : left + columns * f]
     weights = _luma(f)
-    divisor = (np.uint32 if f <= 256 else np.uint64)(256 * f * f)
+    divisor = 256 * f * f  # what lies below a whole quotient lies below it by 1 / divisor at least, and no rounding reaches so far
     out = np.empty((rows, columns), np.uint8)
-    step = max(1, (1 << 18) // (f * width * 3))  # so few bytes at a time that what is made of them stays in the cache beside the picture
+    step = max(1, (1 << 19) // (3 * f * columns * weights.itemsize))  # what is made of so few rows stays in the cache beside the picture
     for start in range(0, rows, step):
         stop = min(start + step, rows)
         summed = _sum_of_rows(inner[start * f : stop * f], f)
-        gray = (summed.astype(weights.dtype).reshape(-1, 3 * f) @ weights).astype(divisor.dtype)
-        out[start:stop] = ((gray + divisor // 2) // divisor).reshape(stop - start, columns)
+        gray = summed.astype(weights.dtype).reshape(-1, 3 * f) @ weights
+        out[start:stop] = ((gray + divisor // 2) / divisor).reshape(stop - start, columns)
     return out
 
 
@@ -192,6 +142,19 @@ def _sum_of_rows(block: np.ndarray, f: int) -> np.ndarray:
     if f == 1:
         return flat
     return np.add.reduce(flat.reshape(len(flat) // f, f, -1), axis=1, dtype=np.uint16 if f <= 257 else np.uint32)
+
+
+def stacks(pictures: Sequence[np.ndarray | None]) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Grey pictures (h, w) of one size together: their places among `pictures`, and at most about `STACK` pixels of them as (n, h, w)."""
+    sizes: dict[tuple[int, ...], list[int]] = {}
+    for place, picture in enumerate(pictures):
+        if picture is not None:
+            sizes.setdefault(picture.shape, []).append(place)
+    for (high, wide), places in sizes.items():
+        some = max(1, STACK // (high * wide))
+        for start in range(0, len(places), some):
+            chosen = places[start : start + some]
+            yield chosen, np.stack([picture for place in chosen if (picture := pictures[place]) is not None])
 
 
 def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -223,23 +186,6 @@ def encode_webp(array: np.ndarray, quality: int = 75) -> bytes:
     return file.getvalue()
 
 
-def _sniff(data: bytes | memoryview) -> str:
-    if not len(data):
-        raise Undecodable("zero_bytes")
-    head = bytes(data[:16])
-    for offset, magic, kind in MAGIC:
-        if head[offset : offset + len(magic)] == magic:
-            return kind
-    raise Undecodable("undecodable")
-
-
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise Undecodable("too_large")
-    if width * height == 0:
-        raise Undecodable("undecodable")
-
-
 def _decode_jpeg(data: bytes | memoryview, min_side: int) -> np.ndarray:
     found = header(data)
     if found.channels == 4 or found.bits != 8:
@@ -255,8 +201,8 @@ def _decode_jpeg(data: bytes | memoryview, min_side: int) -> np.ndarray:
         return _decode_with_pillow(data, "jpeg")  # rare chroma sampling, which simplejpeg does not know
 
 
-def _decode_with_pillow(data: bytes | memoryview, kind: str, window: Window | None = None) -> np.ndarray:
-    return _with_pillow(data, kind, lambda picture: _rgb(picture, window))
+def _decode_with_pillow(data: bytes | memoryview, kind: str, window: Window | None = None, backdrop: int = WHITE) -> np.ndarray:
+    return _with_pillow(data, kind, lambda picture: _rgb(picture, window, backdrop))
 
 
 def _with_pillow(data: bytes | memoryview, kind: str, take: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
@@ -264,28 +210,28 @@ def _with_pillow(data: bytes | memoryview, kind: str, take: Callable[[Image.Imag
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture = _open(data, kind)
-            _check_size(*picture.size)
+            picture = open_picture(data, kind)
+            check_size(*picture.size)
             picture.load()
             return take(picture)
     except BROKEN as error:
         raise Undecodable("undecodable") from error
 
 
-def _rgb(picture: Image.Image, window: Window | None) -> np.ndarray:
+def _rgb(picture: Image.Image, window: Window | None, backdrop: int) -> np.ndarray:
     """(h, w, 3) uint8 of a loaded picture in any mode."""
     mode = picture.mode
     if mode.startswith("I;16") or mode in ("I", "F"):
         return _deep(np.asarray(picture), mode, window)
     if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         rgba = np.asarray(picture.convert("RGBA"))
-        white = np.empty((*rgba.shape[:2], 3), np.uint8)
+        laid = np.empty((*rgba.shape[:2], 3), np.uint8)
         step = max(1, (1 << 18) // rgba.shape[1])  # some megabytes at a time
         for start in range(0, len(rgba), step):
             part = rgba[start : start + step].astype(np.uint32)
             alpha = part[:, :, 3:]
-            white[start : start + step] = (part[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255
-        return white
+            laid[start : start + step] = (part[:, :, :3] * alpha + backdrop * (255 - alpha) + 127) // 255
+        return laid
     return np.asarray(picture.convert("RGB"))
 
 
@@ -300,114 +246,3 @@ def _deep(values: np.ndarray, mode: str, window: Window | None) -> np.ndarray:
     else:
         gray = (np.clip(values, 0, 65535).astype(np.uint32) * 255 + 32767) // 65535
     return np.repeat(gray.astype(np.uint8)[:, :, None], 3, axis=2)
-
-
-def _open(data: bytes | memoryview, kind: str) -> Image.Image:
-    """Pillow's reader of one known format: no guessing, and none of its own limits in the way of ours."""
-    if kind in ("png", "webp", "gif", "bmp"):
-        _check_size(*_quick_size(data, kind))
-    if not Image.OPEN.get(kind.upper()):
-        Image.init()
-    factory = Image.OPEN[kind.upper()][0]
-    return factory(io.BytesIO(data), "")
-
-
-def _quick_size(data: bytes | memoryview, kind: str) -> tuple[int, int]:
-    """(width, height) from fixed places, where opening alone would already reserve the canvas; (1, 1) = ask the reader."""
-    head = bytes(data[:34])
-    if kind == "png":
-        return struct.unpack(">II", head[16:24])
-    if kind == "gif":
-        return struct.unpack("<HH", head[6:10])
-    if kind == "bmp" and head[14:18] != b"\x0c\0\0\0":
-        width, height = struct.unpack("<ii", head[18:26])
-        return abs(width), abs(height)
-    if head[12:16] == b"VP8X":
-        return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
-    if head[12:16] == b"VP8 ":
-        width, height = struct.unpack("<HH", head[26:30])
-        return width & 0x3FFF, height & 0x3FFF
-    if head[12:16] == b"VP8L":
-        packed = int.from_bytes(head[21:25], "little")
-        return (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
-    return 1, 1
-
-
-def _other_header(data: bytes | memoryview, kind: str) -> Header:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        picture = _open(data, kind)
-        orientation, frames = 1, 1
-        try:
-            orientation = picture.getexif().get(274, 1)
-            frames = int(getattr(picture, "n_frames", 1))
-        except BROKEN:
-            pass  # broken metadata or a broken later frame says nothing against the first
-    mode: str = picture.mode
-    channels = {"P": 3, "PA": 4, "1": 1}.get(mode, len(picture.getbands())) + (
-        1 if mode in ("P", "RGB", "L") and "transparency" in picture.info else 0
-    )
-    return Header(kind, picture.width, picture.height, channels, mode, BITS.get(mode, 8), frames, _orientation(orientation))
-
-
-def _png_header(data: bytes | memoryview) -> Header:
-    """A walk over the chunks before the pixels: Pillow would decode the whole picture to learn its orientation."""
-    view = memoryview(data)
-    width, height, bits, colour = struct.unpack(">IIBB", view[16:26])
-    frames, orientation, alpha, at = 1, 1, colour in (4, 6), 8
-    while at + 8 <= len(view):
-        size, name = struct.unpack(">I4s", view[at : at + 8])
-        body = view[at + 8 : at + 8 + size]
-        if name == b"IDAT":
-            break
-        if name == b"tRNS":
-            alpha = True
-        elif name == b"acTL":
-            frames = max(1, int.from_bytes(body[:4], "big"))
-        elif name == b"eXIf":
-            orientation = _exif_orientation(bytes(body[:65536]))
-        at += 12 + size
-    modes = {0: "1" if bits == 1 else "I;16" if bits == 16 else "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
-    return Header("png", width, height, (3 if colour in (2, 3, 6) else 1) + alpha, modes[colour], bits, frames, orientation)
-
-
-def _jpeg_header(data: bytes | memoryview) -> Header:
-    """A walk over the markers up to the frame header."""
-    view, at, orientation = memoryview(data), 2, 1
-    while True:
-        mark, marker = view[at], view[at + 1]
-        if mark != 0xFF:
-            raise ValueError("no marker where one must be")
-        if marker == 0xFF:
-            at += 1
-            continue
-        if marker == 0x01 or 0xD0 <= marker < 0xD8:
-            at += 2
-            continue
-        size = view[at + 2] << 8 | view[at + 3]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            bits, height, width, channels = struct.unpack(">BHHB", view[at + 4 : at + 10])
-            return Header("jpeg", width, height, channels, {1: "L", 4: "CMYK"}.get(channels, "RGB"), bits, 1, orientation)
-        if marker == 0xE1 and view[at + 4 : at + 10] == b"Exif\0\0":
-            orientation = _exif_orientation(bytes(view[at + 10 : at + 2 + size]))
-        at += 2 + max(size, 2)
-
-
-def _exif_orientation(exif: bytes) -> int:
-    """Tag 274 of the first directory of a TIFF block; 1 where it is absent or makes no sense."""
-    if exif[:4] not in (b"II*\0", b"MM\0*"):
-        return 1
-    order = "<" if exif[:1] == b"I" else ">"
-    try:
-        start = struct.unpack_from(order + "I", exif, 4)[0]
-        for i in range(struct.unpack_from(order + "H", exif, start)[0]):
-            tag, kind = struct.unpack_from(order + "HH", exif, start + 2 + 12 * i)
-            if tag == 274:
-                return _orientation(struct.unpack_from(order + ("H" if kind == 3 else "I"), exif, start + 10 + 12 * i)[0])
-    except struct.error:
-        pass
-    return 1
-
-
-def _orientation(value: Any) -> int:
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1

@@ -16,16 +16,22 @@ from manifests.quotas import place_inside
 from manifests.star import star
 from manifests.vectors import hamming
 from manifests.vectors.copies import limit_of, spread
-from manifests.vectors.forecast import looks as forecast_of
-from manifests.vectors.forecast import require
+from manifests.vectors.forecast import Forecast, Size, near_hashes, require
+from manifests.vectors.forecast import looks as needed_for
 
 REASONS = ("near_duplicate",)
 WRITES = {"perceptual_group": pa.string(), "perceptual_size": pa.int32()}
 MOVES = {"max_rms": "floor_rms", "prefer": "", "keeper": ""}
+GROWS = "equal where each keeper is in the older part"
 WHERE = "dedup.perceptual"
 LONG, SHORT = 256, 64  # bits: a long hash holds a short one, of the lowest frequencies
 SAMPLE = 1000  # looks on which the recall of the short way is measured
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # code, code, bits
+
+
+def forecast(size: Size, *, max_distance: int, turned: bool, **_: object) -> Forecast:
+    """The search of hashes. What the thumbnails of rows with a candidate need is asked for when these are known."""
+    return near_hashes(size.rows, 8 * size.rows if turned else size.rows, max_distance)
 
 
 def perceptual(
@@ -49,7 +55,8 @@ def perceptual(
 
     Decides     a pair is alike when its hashes differ in at most `max_distance` bits AND its thumbnails by at most `max_rms`; both tests are needed: the hash
                 alone takes flat pictures for each other, thumbnails alone take scenes of one palette. A picture with a border of one colour is looked at twice, as
-                it is and without the border, and so is its thumbnail; the closest two looks count. In keeper order a row is dropped ("near_duplicate")
+                it is and without the border, and so is its thumbnail; the closest two looks count. Transparent pixels lie on white, or on black where nothing
+                would show on white. In keeper order a row is dropped ("near_duplicate")
                 when a kept row is alike (a star, not a chain): `witness` is the kept row with the smallest score, `score` their difference in grey levels,
                 `threshold` max_rms. Keeper order: protected rows, then the larger `prefer` columns, then `keeper`. Protected rows are never dropped.
     Guarantee   every dropped row stands within the threshold of a kept one. Differences are computed in whole numbers: no machine decides otherwise.
@@ -89,12 +96,13 @@ def perceptual(
             f"side {side}, max_distance {max_distance}, max_rms {max_rms}, floor_rms {floor_rms}, min_contrast {min_contrast}, max_edges {max_edges}"
         )
         allowed = "side is a multiple of 4, max_distance 0 to 256, 0 <= max_rms <= floor_rms, min_contrast from 0, max_edges of 1 or more"
-        raise Refusal("bad-value", WHERE, given, allowed)
+        cure = "Pairs up to floor_rms are looked for: raise floor_rms too, as far as max_rms" if max_rms > floor_rms else ""
+        raise Refusal("bad-value", WHERE, given, allowed, cure)
     rank = pool.keeper_order(prefer, np.arange(len(pool)) if keeper == "earliest" else None)
 
     def find() -> Edges:
         looks = _looks(pool, views, trimmed)
-        require(WHERE, forecast_of(len(looks), looks.codes.shape[1], turned), pool.memory)
+        require(WHERE, needed_for(len(looks), looks.codes.shape[1], turned), pool.memory)
         distinct, group = looks.grouped()
         near = _near(pool, looks, distinct, group, max_distance, turned, exact_seconds, loose_distance)
         found = _compared(pool, looks, rank, group, near, (floor_rms, min_contrast, turned, side), limit_of(len(pool), max_edges))

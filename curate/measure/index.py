@@ -17,8 +17,8 @@ def index(shard: Shard, *, classes: Sequence[str] = ()) -> Indexed:
     classes     the pool's class names, so that `.cls` members may hold either a number or a name
     Writes      key, suffix, offset, size (of the image, else the text, in the tar), content (SHA-256, see DESIGN), label, label_name, caption, source_uid,
                 fault, members; then the pool's own columns
-    Faults      zero_bytes, no_payload, truncated (the shard ends inside a member), not_a_file (a link, device, pipe or sparse file), unsafe_name (absolute,
-                or leads out of its folder). Damage to the tar itself is listed with its place
+    Faults      zero_bytes (missing or unreadable where `curate ingest` noted that of the file), no_payload, truncated (the shard ends inside a member),
+                not_a_file (a link, device, pipe or sparse file), unsafe_name (absolute, or leads out of its folder). Damage to the tar itself is listed with its place
     Cost        two SHA-256 over the payloads and some ten microseconds a member; no pixel is decoded
     """
     return index_shard(shard, classes=classes)

@@ -1,5 +1,6 @@
 """Hashes that differ in few bits when two pictures look alike, for a picture and its seven turned and mirrored views."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.pool import Batch, Columns
-from manifests.images import glance
+from manifests.images import glance, stacks
 from manifests.likeness import trimmed
 
 FIELDS = 32  # the picture is brought to 32 x 32 fields
@@ -55,19 +56,12 @@ def perceptual_hash(batch: Batch) -> Columns:
                 inner_pixels: int64, pixels without the border; all where there is none
     Cost        one full-scale decode, shared with `quality` and `exact_hash`, and some 100 microseconds a picture; 0.2 to 1 ms for one with a border
     """
-    fields = np.zeros((2, len(batch), FIELDS, FIELDS))  # whole, without the border
-    inner_pixels, is_bare = np.zeros(len(batch), np.int64), np.zeros(len(batch), bool)
-    for row, (gray, inner) in enumerate(zip(batch.seen(glance), batch.seen(without_border), strict=True)):
-        if gray is None or inner is None:
-            continue
-        fields[:, row] = mean_fields(gray)
-        inner_pixels[row], is_bare[row] = inner.num_pixels, inner.gray is not None
-        if inner.gray is not None:
-            fields[1, row] = mean_fields(inner.gray)
-    short, long = _hashes(fields[0])
+    short, long = _hashes(batch.seen(glance))
+    inner = batch.seen(without_border)
+    is_bare = np.array([found is not None and found.gray is not None for found in inner])
     short_bare, long_bare = short.copy(), long.copy()
     if is_bare.any():
-        short_bare[is_bare], long_bare[is_bare] = _hashes(fields[1, is_bare])
+        short_bare[is_bare], long_bare[is_bare] = _hashes([found.gray for found in inner if found is not None and found.gray is not None])
     return {
         "phash": short[:, :8],
         "phash256": long[:, :32],
@@ -75,7 +69,7 @@ def perceptual_hash(batch: Batch) -> Columns:
         "phash256_views": long,
         "phash_trimmed_views": short_bare,
         "phash256_trimmed_views": long_bare,
-        "inner_pixels": inner_pixels,
+        "inner_pixels": np.array([found.num_pixels if found is not None else 0 for found in inner], np.int64),
     }
 
 
@@ -88,18 +82,21 @@ def without_border(pixels: np.ndarray) -> Inner:
 LOOKS = (glance, without_border)
 
 
-def _hashes(fields: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The bits (b, 64) and (b, 256) uint8 of all views in 64 and in 256 bits, of (b, 32, 32) fields."""
+def _hashes(pictures: Sequence[np.ndarray | None]) -> tuple[np.ndarray, np.ndarray]:
+    """The bits (b, 64) and (b, 256) uint8 of all views in 64 and in 256 bits, of b grey pictures."""
+    fields = np.zeros((len(pictures), FIELDS, FIELDS))
+    for rows, stack in stacks(pictures):
+        fields[rows] = mean_fields(stack)
     return hash_views(fields, 8).reshape(len(fields), -1), hash_views(local_contrast(fields), 16).reshape(len(fields), -1)
 
 
 def mean_fields(gray: np.ndarray) -> np.ndarray:
-    """(h, w) uint8 to (32, 32) float64 whole numbers: the exact mean grey of each field times 256, rounded half up. A field may cut through pixels."""
-    high, wide = gray.shape
+    """(..., h, w) uint8 to (..., 32, 32) float64 whole numbers: the exact mean grey of each field times 256, rounded half up. A field may cut through pixels."""
+    high, wide = gray.shape[-2:]
     kind = np.float32 if high * wide * 255 < 1 << 24 else np.float64  # sums stay whole numbers that the type holds exactly
     down: Any = _overlaps(high).astype(kind, copy=False)
     across: Any = _overlaps(wide).astype(kind, copy=False)
-    sums = down @ (gray.astype(kind) @ across.T)
+    sums = down @ (gray.reshape(-1, wide).astype(kind) @ across.T).reshape(*gray.shape[:-1], FIELDS)
     return ((sums.astype(np.int64) * 512 + high * wide) // (2 * high * wide)).astype(np.float64)
 
 

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from manifests import images
+from manifests import image_headers, images
 from manifests.errors import Refusal
-from manifests.images import Undecodable, decode, encode_webp, header, resize, shrink, thumbnail, upright
+from manifests.images import Undecodable, decode, encode_webp, header, resize, shrink, stacks, thumbnail, upright
 from tests.bad_input.fixtures import animated_bomb, animation, bomb, encoded, palette, picture, rotated, saved, sixteen_bits
 
 LOSSLESS = {"PNG": {}, "TIFF": {}, "BMP": {}, "PPM": {}, "WEBP": {"lossless": True}, "JPEG2000": {}}
@@ -183,9 +183,9 @@ def test_a_webp_bomb_is_known_by_its_header(form):
 
 
 def test_the_limit_itself(monkeypatch):
-    monkeypatch.setattr(images, "MAX_PIXELS", 96 * 96)
+    monkeypatch.setattr(image_headers, "MAX_PIXELS", 96 * 96)
     assert decode(encoded(1)).shape == (96, 96, 3)
-    monkeypatch.setattr(images, "MAX_PIXELS", 96 * 96 - 1)
+    monkeypatch.setattr(image_headers, "MAX_PIXELS", 96 * 96 - 1)
     for kind in ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000"):
         with pytest.raises(Undecodable, match="too_large"):
             decode(encoded(1, kind))
@@ -292,6 +292,33 @@ def test_shrink_of_large_squares_and_long_blocks():
         sums = inner.reshape(side, f, 1300 // f, f).sum((1, 3))
         assert np.array_equal(shrink(pixels, side), (2 * sums + 256 * f * f) // (512 * f * f))
     assert (shrink(np.full((600, 600, 3), 255, np.uint8), 1) == 255).all()
+
+
+@pytest.mark.parametrize("f", [5, 13, 15, 16, 17, 40])
+def test_shrink_rounds_half_up_to_the_last_unit(f):
+    """Squares whose sum lies at the half between two levels, and one below it: a quotient that is rounded before it is cut would come out one too large."""
+    squares, expected = [], []
+    for below in (0, 1):
+        above = 128 * f * f - below  # of the sum over the lower level: 77 and 150 and 29 for each value that is one higher
+        rest = above - 77 * np.arange(f * f + 1)[:, None] - 150 * np.arange(f * f + 1)
+        red, green = np.argwhere((rest % 29 == 0) & (rest >= 0) & (rest <= 29 * f * f))[0]
+        is_higher = np.arange(f * f)[:, None] < [red, green, rest[red, green] // 29]
+        for level in (0, 1, 127, 253, 254):
+            squares.append(level + is_higher.reshape(f, f, 3))
+            expected.append(level + 1 - below)
+    assert shrink(np.concatenate(squares, axis=1).astype(np.uint8), 1).tolist() == [expected]
+
+
+def test_stacks_hold_every_picture_once_by_size(monkeypatch):
+    rng = np.random.default_rng(0)
+    pictures = [None if n % 5 == 3 else rng.integers(0, 256, (4 + n % 2, 6), np.uint8) for n in range(23)]
+    for pixels, most in ((1 << 16, 12), (50, 2), (1, 1)):
+        monkeypatch.setattr(images, "STACK", pixels)
+        found = list(stacks(pictures))
+        assert max(len(places) for places, _ in found) <= most
+        assert sorted(place for places, _ in found for place in places) == [n for n in range(23) if n % 5 != 3]
+        assert all(np.array_equal(pictures[place], one) for places, stack in found for place, one in zip(places, stack, strict=True))
+    assert list(stacks([None, None])) == []
 
 
 def test_gray_is_shrink_of_the_whole_picture():

@@ -175,6 +175,11 @@ def test_what_does_not_fit_or_makes_no_sense_is_refused():
     for wrong in ({"side": 30}, {"floor_rms": 3.0}, {"max_rms": -3.0}, {"max_distance": -1}, {"max_distance": 257}, {"min_contrast": -1.0}):
         with pytest.raises(Refusal, match="bad-value"):
             perceptual(pool, **wrong)
+    with pytest.raises(Refusal, match=r"max_rms 30.*raise floor_rms too.*\[bad-value\]"):
+        perceptual(pool, max_rms=30.0)
+    with pytest.raises(Refusal) as refused:
+        perceptual(pool, max_distance=-1)
+    assert "raise" not in str(refused.value)
 
 
 def test_an_empty_pool_and_a_pool_of_strangers():
@@ -325,3 +330,20 @@ def test_a_crowd_of_like_frames_has_the_verdicts_of_all_pairs_from_few(monkeypat
         assert whole.edges.columns["is_complete"].all() and not few.edges.columns["is_complete"].any()
         assert len(few.edges.a) <= (max_edges + 1) * len(files)
         assert max_edges > 1 or len(few.edges.a) < len(whole.edges.a)
+
+
+def inked(seed: int, ink: int, size: int = 96) -> np.ndarray:
+    """(h, w, 4): a motif of soft blots in one ink on a transparent ground."""
+    blots = gaussian_filter(np.random.default_rng(seed).normal(size=(size, size)), 8)
+    alpha = np.where(blots > 0, 255, 0).astype(np.uint8)
+    return np.dstack([np.full((size, size, 3), ink, np.uint8), alpha])
+
+
+def test_white_ink_on_a_transparent_ground_is_seen():
+    white, black = [png(inked(seed, 255)) for seed in range(3)], png(inked(0, 0))
+    flattened = png(np.where(inked(0, 0)[:, :, 3:] > 0, 0, 255).astype(np.uint8).repeat(3, 2))
+    nothing = png(np.full((96, 96, 3), 255, np.uint8))
+    mirrored = png(np.ascontiguousarray(inked(1, 255)[:, ::-1]))
+    verdicts = perceptual(picture_pool([*white, nothing, black, flattened, mirrored]))
+    assert verdicts.keep.tolist() == [True, True, True, True, True, False, False]
+    assert verdicts.witness[5:].tolist() == [4, 1]

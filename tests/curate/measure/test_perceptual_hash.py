@@ -142,6 +142,7 @@ def test_mean_fields_is_the_mean_grey_of_each_field(height, width, seed):
     assert abs(found.mean() - gray.mean() * 256) < 1
     assert np.array_equal(mean_fields(gray[::-1]), found[::-1])
     assert np.array_equal(mean_fields(np.ascontiguousarray(gray.T)), found.T)
+    assert np.array_equal(mean_fields(np.stack([gray, gray[::-1]])), np.stack([found, found[::-1]]))
 
 
 def test_mean_fields_of_long_pictures_is_exact():

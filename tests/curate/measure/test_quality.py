@@ -6,7 +6,6 @@ from PIL import Image, ImageFilter
 from scipy.ndimage import convolve
 
 from curate.measure import exact_hash, perceptual_hash
-from curate.measure import quality as module
 from curate.measure.quality import WRITES, quality
 from curate.pool import Batch
 from manifests import images
@@ -103,7 +102,7 @@ def test_a_broken_row_gets_a_fault_and_nothing_raises():
 
 def test_a_row_does_not_depend_on_its_batch(monkeypatch):
     together = quality(Batch(FILES * 2))
-    monkeypatch.setattr(module, "BLOCK", 1)
+    monkeypatch.setattr(images, "STACK", 1)
     for row, file in enumerate(FILES):
         alone = quality(Batch([file]))
         assert [alone[name][0] for name in WRITES] == [together[name][row] for name in WRITES]
