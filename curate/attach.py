@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from curate.ingest.table import read_csv, read_json
 from manifests.digest import digest, file_digest
-from manifests.errors import Refusal
+from manifests.errors import Refusal, near
 from manifests.progress import Progress
 from manifests.publish import publish_table, published_digest
 from manifests.shards.columns import RESERVED
@@ -29,11 +29,12 @@ IDS = ("uid", "source_uid", "key", "path")  # columns of a table that name sampl
 
 @dataclass
 class _Given:
-    """What a table holds: `rows` with its names and columns (None: row i belongs to the pool's row i), and vectors in parts, one after another."""
+    """What a table holds: `rows` with its names and columns, and vectors in parts, one after another. `by_place`: row i belongs to the pool's row i."""
 
     files: list[Path]
     rows: pa.Table | None
     vectors: list[np.ndarray] | None = None
+    by_place: bool = False
 
 
 @dataclass
@@ -57,14 +58,14 @@ def attach(
 ) -> dict[str, Any]:
     """Join a table, or vectors, to a pool's samples, and write what was joined beside `pool.yaml`, one file a shard, row i for sample i.
 
-    table       CSV, JSON lines or Parquet with a name and columns; Parquet with a column of lists as vectors; `.npy` (n, d), row i for the pool's
-                i-th sample; `.npz` with the Parquet of the same name beside it; a folder of such pairs (DataComp's metadata); a folder with `img_emb` and
-                `metadata` (clip-retrieval)
-    name        of the attachment, and of the vector column
+    table       CSV, JSON lines or Parquet with a name and columns; Parquet with a column of lists as vectors; `.npy`, row i for the pool's i-th sample
+                (floats (n, d) are vectors, numbers (n,) or (n, 1) the column `name`); `.npz` with the Parquet of the same name beside it; a folder of such
+                pairs (DataComp's metadata); a folder with `img_emb` and `metadata` (clip-retrieval)
+    name        of the attachment, and of the vector column or of the one column of an `.npy`
     key         the table's column that names samples, or COLUMN=OTHER where the pool calls it OTHER. Default: the first of uid, source_uid, key, path
                 that the table has. A `uid` is compared with the pool's source_uid where the pool has one
     vectors     which vectors: the array of an `.npz`, the list column of a Parquet, or `text_emb` of a clip-retrieval folder (default `img_emb`)
-    columns     which columns; default all that the pool has not yet
+    columns     which columns; default all that the pool has not yet. Not together with vectors: an attachment is one or the other
     Vectors     are scaled to length one in float64 and kept as float16; one that is not finite, or zero, becomes null
     Columns     NaN and infinities become null
     Writes      POOL/attached/NAME/SOURCE/SHARD.parquet or .arrow, and an entry under `attached` in `pool.yaml`. The pool's shards may lie at a URL, its
@@ -77,7 +78,8 @@ def attach(
     described, body = _pool(str(pool))
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or name in RESERVED:
         raise Refusal("bad-value", "--name", f"{name!r} cannot name a column", "letters, digits and `_`, and no name that keepset uses itself")
-    given = _read(_here(str(table), "the table", "Fetch it first"), vectors, key)
+    given = _read(_here(str(table), "the table", "Fetch it first"), vectors, key, name)
+    _refuse_ignored(given, str(table), key, vectors, columns)
     made = digest(VERSION, name, key, vectors, columns, [file_digest(f) for f in given.files])
     places, counts = _join(described, given, key, str(table), quiet)
     folder = Path(described.folder()) / "attached" / name
@@ -85,12 +87,28 @@ def attach(
         kinds, notes = _write_vectors(folder, name, given.vectors, places, made)
     else:
         assert given.rows is not None
-        kinds, notes = _write_columns(folder, name, given.rows, columns, places, made, described, key)
+        wanted = [name] if given.by_place else columns
+        option = "--name" if given.by_place else "--column"
+        kinds, notes = _write_columns(folder, name, given.rows, wanted, places, made, described, key, option)
     entry = {"name": name, "kind": "columns" if given.vectors is None else "vectors", "columns": kinds}
     attached = [a for a in body.get("attached") or [] if a["name"] != name] + [entry]
     fields = {k: v for k, v in body.items() if k not in ("format", "attached")}
     write_pool_yaml(Path(described.folder()), **fields, attached=attached)
+    for stale in folder.rglob("*.arrow" if given.vectors is None else "*.parquet"):  # an earlier attachment of this name and the other kind
+        stale.unlink()
     return {"name": name, "kind": entry["kind"], "columns": kinds, **counts, **notes}
+
+
+def _refuse_ignored(given: _Given, table: str, key: str | None, vectors: str | None, columns: list[str] | None) -> None:
+    """Refuse options that mean nothing for this table: an option that is ignored is a wrong result."""
+    if key and given.by_place:
+        raise Refusal("bad-value", "--key", f"{key} was given, and {table} names no samples: its row i is the pool's i-th", cure="Leave it out")
+    if columns and given.by_place:
+        raise Refusal("bad-value", "--column", f"{', '.join(columns)} was given, and {table} has no names of columns", cure="Leave it out")
+    if columns and given.vectors is not None:
+        what = f"{', '.join(columns)} was given with vectors{f' ({vectors})' if vectors else ''}"
+        cure = "Attach the columns by a second call, with another --name and without --vectors"
+        raise Refusal("bad-value", "--column", what, "an attachment is vectors or columns", cure)
 
 
 def _here(path: str, what: str, cure: str) -> Path:
@@ -109,14 +127,19 @@ def _pool(pool: str) -> tuple[PoolDescription, dict[str, Any]]:
     return described, read_yaml(Path(described.path).read_bytes(), described.path, "bad-pool")
 
 
-def _read(table: Path, vectors: str | None, key: str | None) -> _Given:
+def _read(table: Path, vectors: str | None, key: str | None, name: str) -> _Given:
     if not table.exists():
         raise Refusal("no-such-file", str(table), "is not there", "a table, .npy, .npz or a folder of them")
     if table.is_dir():
         return _read_folder(table, vectors)
     kind = table.suffix.lower()
+    if vectors is not None and kind in (".npy", ".csv", ".tsv", ".jsonl", ".ndjson"):
+        given, allowed = f"{vectors} says nothing about a {kind}", "a column of lists in a Parquet, an array of an .npz"
+        raise Refusal(
+            "bad-value", "--vectors", given, allowed, "Leave it out: an .npy is taken whole" if kind == ".npy" else "Write the table as Parquet"
+        )
     if kind == ".npy":
-        return _Given([table], None, [_array(table)])
+        return _npy(table, name)
     if kind == ".npz":
         return _read_folder(table.parent, vectors, [table.with_suffix(".parquet")], needs_vectors=True)
     if kind == ".parquet":
@@ -127,6 +150,19 @@ def _read(table: Path, vectors: str | None, key: str | None) -> _Given:
     if kind in (".jsonl", ".ndjson"):
         return _Given([table], read_json(table, names))
     raise Refusal("bad-value", str(table), f"ends in {kind!r}", ".parquet, .csv, .jsonl, .npy, .npz or a folder")
+
+
+def _npy(file: Path, name: str) -> _Given:
+    """An array without names: vectors where it is wider than one, else the column `name`."""
+    array = _array(file)
+    if array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1):
+        if array.dtype.kind not in "fiub":
+            cure = "Give a CSV or Parquet with a name and columns"
+            raise Refusal("bad-value", str(file), f"is an array of {array.dtype}", "numbers, true or false", cure)
+        kind = np.result_type(array.dtype.newbyteorder("="), np.float32) if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
+        values = np.ascontiguousarray(array.reshape(-1), np.float64 if kind.itemsize > 8 else kind)
+        return _Given([file], pa.table({name: pa.array(values)}), by_place=True)
+    return _Given([file], None, [array], by_place=True)
 
 
 def _read_folder(folder: Path, vectors: str | None, parquets: list[Path] | None = None, needs_vectors: bool = False) -> _Given:
@@ -207,9 +243,8 @@ def _join(pool: PoolDescription, given: _Given, key: str | None, where: str, qui
     ours = _identities(pool, key, quiet)
     bounds = np.cumsum([0] + [t.num_rows for _, _, t in ours])
     total = int(bounds[-1])
-    if given.rows is None:
-        assert given.vectors is not None
-        count = len(given.vectors[0])
+    if given.by_place or given.rows is None:
+        count = given.rows.num_rows if given.rows is not None else sum(len(part) for part in given.vectors or [])
         if count != total:
             raise Refusal(
                 "bad-value", where, f"has {count:,} rows", f"row i for sample i: the pool has {total:,}", "Give a Parquet that names the rows"
@@ -309,21 +344,31 @@ def _write_vectors(folder: Path, name: str, parts: list[np.ndarray], places: lis
 
 
 def _write_columns(
-    folder: Path, name: str, rows: pa.Table, wanted: list[str] | None, places: list[_Place], made: str, pool: PoolDescription, key: str | None
-) -> tuple[dict[str, str], dict[str, Any]]:
-    elsewhere = {c for a in pool.attached if a["name"] != name for c in a["columns"]} | set(pool.columns) | RESERVED
+    folder: Path, name: str, rows: pa.Table, wanted: list[str] | None, places: list[_Place], made: str, pool: PoolDescription, key: str | None,
+    option: str,
+) -> tuple[dict[str, str], dict[str, Any]]:  # fmt: skip
+    elsewhere = {c: f"the attachment {a['name']} has a column of that name" for a in pool.attached if a["name"] != name for c in a["columns"]}
+    elsewhere |= dict.fromkeys(pool.columns, "the pool has a column of that name")
+    elsewhere |= dict.fromkeys(RESERVED, "keepset uses that name itself")
     names = {*IDS, *([key.partition("=")[0]] if key else [])}
     for column in wanted or []:
         if column not in rows.column_names:
-            raise Refusal("unknown-column", "--columns", f"the table has no {column!r}", f"its columns: {', '.join(rows.column_names)}")
+            raise Refusal(
+                "unknown-column",
+                "--column",
+                f"the table has no {column!r}",
+                f"its columns: {', '.join(rows.column_names)}",
+                near(column, rows.column_names),
+            )
         if column in elsewhere:
-            raise Refusal("bad-value", "--columns", f"the pool has a column {column!r} already", "a new name", "Rename it in the table")
+            cure = "Give another one" if option == "--name" else "Rename it in the table"
+            raise Refusal("bad-value", option, f"{column!r}: {elsewhere[column]}", "a new name", cure)
     left_out = {}
     kept = {}
     for column in wanted if wanted is not None else [c for c in rows.column_names if c not in names]:
         values = rows[column]
         if column in elsewhere:
-            left_out[column] = "the pool has a column of that name"
+            left_out[column] = elsewhere[column]
         elif pa.types.is_nested(values.type) or pa.types.is_binary(values.type):
             left_out[column] = f"{values.type}: vectors are attached with --vectors"
         else:

@@ -35,6 +35,14 @@ class Progress:
     def advance(self, count: int = 1) -> None:
         """Count `count` more units."""
         self.done += count
+        self._show()
+
+    def reach(self, done: int) -> None:
+        """Count up to `done` units, at most all of them; fewer than before are as many."""
+        self.done = max(self.done, min(done, self.total))
+        self._show()
+
+    def _show(self) -> None:
         now = time.monotonic()
         interval = 0.25 if sys.stderr.isatty() else 10.0
         if now - max(self._drawn, self.started if not sys.stderr.isatty() else 0.0) >= interval:

@@ -30,6 +30,7 @@ class _Found:
     texts: set[bytes] = field(default_factory=set)
     skipped: Counter[str] = field(default_factory=Counter)
     followed: Counter[str] = field(default_factory=Counter)
+    left: Counter[str] = field(default_factory=Counter)
     closed: list[str] = field(default_factory=list)
 
 
@@ -38,7 +39,7 @@ def folder(source: Path, *, caption: str | None = None, skip: Path | None = None
 
     Class       the first folder below `source`; a picture directly in `source` has no label
     Taken       files with a picture's extension, and files without a known one whose first bytes are a picture's
-    Links       a link to a picture that is already taken is counted, not taken twice; loops end; links out of the folder are followed and counted
+    Links       those out of the folder are followed too. Left out are links to what is already taken or walked, so that loops end, and broken ones. All are counted
     caption     extension of a text file beside each picture that holds its caption ("txt")
     skip        a folder inside `source` that is not walked (the pool itself)
     Writes      path: the relative path; bytes that are not UTF-8 as `\\xe9`
@@ -81,7 +82,7 @@ def _walk(found: _Found, below: bytes, caption: str | None, *, linked: bool = Fa
             if identity in found.folders:
                 continue
             with os.scandir(place) as listed:
-                entries = list(listed)
+                entries = sorted(listed, key=lambda entry: entry.name)
         except OSError:
             found.closed.append(text_of(here))
             continue
@@ -97,7 +98,7 @@ def _walk(found: _Found, below: bytes, caption: str | None, *, linked: bool = Fa
             else:
                 status = entry.stat(follow_symlinks=False)
                 if linked and _identity(status) in found.identities:
-                    found.followed["to a picture already taken"] += 1
+                    found.left["to a picture already taken"] += 1
                 else:
                     _take(found, path, status, caption)
 
@@ -123,20 +124,20 @@ def _follow(found: _Found, link: bytes, caption: str | None) -> None:
     try:
         status = os.stat(place)
     except OSError:
-        found.followed["broken"] += 1
+        found.left["broken"] += 1
         return
     target = os.path.realpath(place)
     outside = not (target + b"/").startswith(found.root + b"/")
     if stat.S_ISDIR(status.st_mode):
         if _identity(status) in found.folders or (found.root + b"/").startswith(target.rstrip(b"/") + b"/"):
-            found.followed["to a folder already walked"] += 1
+            found.left["to a folder already walked"] += 1
             return
-        found.followed["folders out of the source" if outside else "folders"] += 1
+        found.followed["to folders out of the source" if outside else "to folders"] += 1
         _walk(found, link, caption, linked=True)
     elif _identity(status) in found.identities:
-        found.followed["to a picture already taken"] += 1
+        found.left["to a picture already taken"] += 1
     elif _take(found, link, status, caption):
-        found.followed["pictures out of the source" if outside else "pictures"] += 1
+        found.followed["to pictures out of the source" if outside else "to pictures"] += 1
 
 
 def _counts(found: _Found) -> dict[str, Any]:
@@ -144,7 +145,9 @@ def _counts(found: _Found) -> dict[str, Any]:
     if found.skipped:
         counts["skipped"] = dict(sorted(found.skipped.items()))
     if found.followed:
-        counts["links"] = dict(sorted(found.followed.items()))
+        counts["links_followed"] = dict(sorted(found.followed.items()))
+    if found.left:
+        counts["links_left_out"] = dict(sorted(found.left.items()))
     if found.closed:
         counts["unreadable_folders"] = sorted(found.closed)
     return counts

@@ -1,10 +1,11 @@
 """Make a pool out of what there is: a folder, a table, a torchvision data set, or shards."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from curate.ingest.folder import check_folder, folder
-from curate.ingest.pack import pack
+from curate.ingest.pack import pack, place_of
 from curate.ingest.shards import holds_tars, shards
 from curate.ingest.table import KINDS, holds_tables, table
 from curate.ingest.torchvision import torchvision
@@ -33,7 +34,8 @@ def ingest(
     label       of a table: the column of labels; text becomes classes
     key         of a table: the column of names (default: made from the path)
     licence     goes into `pool.yaml`
-    Returns     the summary that also stands in `to/ingest.json`: samples, shards, classes, unreadable, and what was left out by kind
+    Returns     the summary that also stands in `to/ingest.json`: samples, shards, classes, unreadable and the first of these, the columns of a table that
+                were taken, which links were followed, and what was left out by kind
     Guarantee   the same source gives the same bytes, whatever order the disk lists it in. Run again, it packs only shards whose samples changed;
                 a killed run goes on after its last whole shard
     Cost        reading every file once and writing it once
@@ -42,6 +44,8 @@ def ingest(
     source, to = str(source), Path(to)
     options = {"image": image, "caption": caption, "label": label, "key": key}
     kind = _kind(source)
+    if place_of(source) == os.path.realpath(to):
+        raise Refusal("bad-value", "--to", f"{to} is the source itself", "a new or empty folder, beside the source or in it", "Give another --to")
     _only(options, {"table": tuple(options), "folder": ("caption",)}.get(kind, ()), source)
     if kind == "shards":
         return {"kind": kind, **shards(source, to=to, licence=licence)}

@@ -11,6 +11,7 @@ POOL/cache/ingest/        what the source looked like when a shard was packed; s
 import hashlib
 import io
 import json
+import os
 import re
 import tarfile
 from collections import Counter
@@ -20,18 +21,20 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from manifests.digest import digest
 from manifests.errors import Refusal
 from manifests.progress import Progress
 from manifests.publish import locked, publish, publish_json, publish_table, published_digest
-from manifests.shards.columns import RESERVED
+from manifests.shards.columns import INGEST_FAULT, RESERVED
 from manifests.shards.pool_yaml import write_pool_yaml
 
 LAYOUT = 1  # raised when the same samples would be packed into other bytes
-FAULT = "ingest_fault"  # column: why a sample's bytes could not be read; its member is then empty
+NAMED = 3  # samples or files of a kind that a summary names
 INDEXED = ("key", "caption", "uid", "source_uid", "label", "label_name")  # sidecar columns that go into columns of the index
-NAMES = (RESERVED | {"text", FAULT}) - {"uid", "source_uid"}  # not for a pool's own columns; its uids become source_uid
+NAMES = (RESERVED | {"text", INGEST_FAULT}) - {"uid", "source_uid"}  # not for a pool's own columns; its uids become source_uid
 SAFE_KEY = re.compile(rb"(?!__)[A-Za-z0-9_-]{1,90}")
 MAGIC = (  # first bytes of the pictures that are recognised without an extension
     (re.compile(rb"\xff\xd8\xff"), "jpg"),
@@ -115,8 +118,8 @@ def pack(
     if samples_per_shard < 1:
         raise Refusal("bad-value", "--samples-per-shard", f"{samples_per_shard} is not a count", "1 or more")
     if not len(samples.keys):
-        left_out = f"; left out: {json.dumps(samples.counts)}" if samples.counts else ""
-        raise Refusal("empty-pool", source, f"holds no picture{left_out}", "a pool has at least one sample")
+        noted = f" ({'; '.join(told(samples.counts))})" if samples.counts else ""
+        raise Refusal("empty-pool", source, f"holds no picture{noted}", "a pool has at least one sample")
     claim(to, source)
     with locked(to):
         return _pack(samples, to, source, samples_per_shard, licence, quiet)
@@ -127,6 +130,7 @@ def _pack(samples: Samples, to: Path, source: str, per_shard: int, licence: str 
     count = -(-total // per_shard)
     width = max(5, len(str(count - 1)))
     packed, size, faults = 0, 0, 0
+    named: list[dict[str, Any]] = []
     sizes: dict[str, int] = {}
     with Progress("ingest", total, quiet=quiet) as progress:
         for number in range(count):
@@ -134,41 +138,77 @@ def _pack(samples: Samples, to: Path, source: str, per_shard: int, licence: str 
             name = f"{number:0{width}d}"
             made, tar_bytes, unreadable = _shard(samples, rows, to, name, progress)
             packed, size, faults = packed + made, size + tar_bytes, faults + unreadable
+            if unreadable and len(named) < NAMED:
+                named += _unreadable(to / "shards" / f"{name}.parquet", rows.start)
             sizes[f"{name}.tar"] = len(rows)
     publish_json(to / "shards" / "sizes.json", sizes)
     pattern = f"shards/{{{0:0{width}d}..{count - 1:0{width}d}}}.tar" if count > 1 else f"shards/{0:0{width}d}.tar"
     columns = {f.name: str(f.type) for f in samples.columns.schema}
     write_pool_yaml(
         to, name=to.resolve().name, sources=[{"name": "shards", "shards": pattern}], classes=samples.classes,
-        columns={**columns, FAULT: "string"}, licence=licence, source=source,
+        columns={**columns, INGEST_FAULT: "string"}, licence=licence, source=source,
     )  # fmt: skip
     _remove_beyond(to, set(sizes))
     labelled = sum(label is not None for label in samples.labels) if samples.labels is not None else 0
     summary = {
         "source": source, "samples": total, "shards": count, "shards_packed": packed, "bytes": size, "unreadable": faults,
-        "labelled": labelled, "classes": len(samples.classes), **samples.counts,
+        **({"first_unreadable": named[:NAMED]} if named else {}), "labelled": labelled, "classes": len(samples.classes), **samples.counts,
     }  # fmt: skip
-    publish_json(to / "ingest.json", {**summary, "finished": True})
+    publish_json(to / "ingest.json", {**summary, "place": place_of(source), "finished": True})
     return summary
+
+
+def _unreadable(sidecar: Path, start: int) -> list[dict[str, Any]]:
+    """The first samples of a shard that could not be read: row of the pool, path (else key), why."""
+    columns = [c for c in ("key", "path", INGEST_FAULT) if c in pq.read_schema(sidecar).names]
+    table = pq.read_table(sidecar, columns=columns)
+    rows = pc.indices_nonzero(pc.is_valid(table[INGEST_FAULT])).to_pylist()[:NAMED]
+    found = table.take(rows).to_pylist()
+    return [{"row": start + i, "name": row.get("path") or row["key"], "fault": row[INGEST_FAULT]} for i, row in zip(rows, found, strict=True)]
+
+
+def told(counts: dict[str, Any]) -> list[str]:
+    """What a summary notes, a line an entry, for a reader: `skipped: txt 3, hidden 1`."""
+    return [f"{name.replace('_', ' ')}: {_plainly(value)}" for name, value in counts.items()]
+
+
+def _plainly(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} ({item})" if isinstance(item, str) and " " in item else f"{name} {_plainly(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ("; " if any(isinstance(item, dict) for item in value) else ", ").join(_plainly(item) for item in value)
+    return "none" if value is None else str(value)
 
 
 def claim(to: Path, source: str) -> None:
     """Refuse a folder that holds anything but a pool from the same source; mark it before the first shard."""
-    note = to / "ingest.json"
+    note, place = to / "ingest.json", place_of(source)
     if note.exists():
-        earlier = json.loads(note.read_text(encoding="utf-8"))["source"]
-        if earlier != source:
-            raise Refusal(
-                "bad-value",
-                str(to),
-                f"holds a pool made from {earlier}",
-                f"a new folder, or the pool of {source}",
-                "Give another --to, or remove that folder",
-            )
+        earlier = _record(note)
+        before, there = earlier.get("source"), earlier.get("place")
+        is_gone = not (there and os.path.exists(there))  # then pool and source may have gone elsewhere together
+        is_moved = before is not None and place == place_of(before) and is_gone
+        if place != there and not is_moved:
+            given = f"holds a pool made from {there if before == source else before}" if before else "holds an ingest.json that cannot be read"
+            raise Refusal("bad-value", str(to), given, f"a new folder, or the pool of {source}", "Give another --to, or remove that folder")
         return
     if to.exists() and (not to.is_dir() or any(p.name != ".lock" for p in to.iterdir())):
         raise Refusal("bad-value", str(to), "is not empty and is no pool that `curate ingest` made", "a new or empty folder", "Give another --to")
-    publish_json(note, {"source": source, "finished": False})
+    publish_json(note, {"source": source, "place": place, "finished": False})
+
+
+def place_of(source: str) -> str:
+    """Where a source lies, however it is written: `small`, `small/` and `./small` are one. What is no path on this machine stays as it is."""
+    return source if "://" in source or source.startswith("torchvision:") else os.path.realpath(source)
+
+
+def _record(file: Path) -> dict[str, Any]:
+    """A JSON object that was written here before; empty where it is not there or damaged."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _shard(samples: Samples, rows: range, to: Path, name: str, progress: Progress) -> tuple[bool, int, int]:
@@ -177,10 +217,15 @@ def _shard(samples: Samples, rows: range, to: Path, name: str, progress: Progres
     columns = samples.columns.slice(rows.start, len(rows)).combine_chunks()
     looks = [[samples.keys[i], samples.stamps[i], samples.suffixes[i], [[e, b.hex()] for e, b in _text_members(samples, i)]] for i in rows]
     seen = digest(LAYOUT, looks, _table_digest(columns))
-    earlier = json.loads(memory.read_text()) if memory.exists() else {}
-    if earlier.get("seen") == seen and published_digest(sidecar) == earlier["made"] and tar.exists() and tar.stat().st_size == earlier["bytes"]:
+    earlier = _record(memory)
+    if (
+        earlier.get("seen") == seen
+        and published_digest(sidecar) == earlier.get("made")
+        and tar.exists()
+        and tar.stat().st_size == earlier.get("bytes")
+    ):
         progress.advance(len(rows))
-        return False, earlier["bytes"], earlier["unreadable"]
+        return False, earlier["bytes"], earlier.get("unreadable", 0)
     members: list[list[str]] = []
     faults: list[str | None] = []
 
@@ -201,7 +246,9 @@ def _shard(samples: Samples, rows: range, to: Path, name: str, progress: Progres
 
     memory.unlink(missing_ok=True)  # from here until the end the tar may be newer than what is remembered of it
     publish(tar, write)
-    table = columns.add_column(0, "key", pa.array([samples.keys[i] for i in rows], pa.string())).append_column(FAULT, pa.array(faults, pa.string()))
+    table = columns.add_column(0, "key", pa.array([samples.keys[i] for i in rows], pa.string())).append_column(
+        INGEST_FAULT, pa.array(faults, pa.string())
+    )
     made = digest(LAYOUT, members, _table_digest(table))
     publish_table(sidecar, table, made)
     unreadable = sum(fault is not None for fault in faults)

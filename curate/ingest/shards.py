@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.ingest.pack import INDEXED, claim
+from curate.ingest.pack import INDEXED, NAMED, claim, place_of
+from curate.ingest.table import KINDS
 from manifests.errors import Refusal
 from manifests.publish import publish_json
 from manifests.shards.columns import RESERVED
@@ -36,11 +37,15 @@ def shards(source: str, *, to: Path, name: str | None = None, licence: str | Non
     columns, notes = _columns([Shard(group, Path(url).stem, url) for group, urls in groups.items() for url in urls])
     write_pool_yaml(to, name=name or to.resolve().name, sources=listed, columns=columns, licence=licence, source=source)
     pool = open_pool(to)
+    beside = _tables(source)
+    if beside:
+        more = f" and {len(beside) - NAMED} more" if len(beside) > NAMED else ""
+        notes["tables_left_out"] = f"{', '.join(beside[:NAMED])}{more}. Name one to ingest it, or `curate attach` it"
     metadata = list((Path(source) / "metadata").glob("*.parquet"))
     if metadata:  # DataComp keeps its scores apart from the shards
         notes["metadata"] = f"{len(metadata)} files under metadata: `curate attach` joins them by uid"
     summary: dict[str, Any] = {"source": source, "shards": len(pool.shards), "sources": len(groups), "columns": columns, **notes}
-    publish_json(to / "ingest.json", {**summary, "finished": True})
+    publish_json(to / "ingest.json", {**summary, "place": place_of(source), "finished": True})
     return summary
 
 
@@ -60,6 +65,14 @@ def _entries(source: Path) -> list[Path]:
         for p in sorted(folder.iterdir())
         if not p.name.startswith(".")
     ]
+
+
+def _tables(source: str) -> list[str]:
+    """The tables in a folder of shards that are neither the Parquet beside a tar nor DataComp's metadata: nothing of them is taken."""
+    if source.endswith(".tar") or "://" in source:
+        return []
+    found = [p for p in _entries(Path(source)) if p.is_file() and p.suffix.lower() in KINDS and p.parent != Path(source) / "metadata"]
+    return [str(p.relative_to(source)) for p in found if p.suffix != ".parquet" or not p.with_suffix(".tar").exists()]
 
 
 def _groups(source: str) -> dict[str, list[str]]:

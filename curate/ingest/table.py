@@ -23,6 +23,7 @@ KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 IMAGE = ("image", "path", "image_path", "filepath", "file_path", "file_name", "filename", "file", "img", "jpg", "png", "bytes")
 CAPTION = ("caption", "text")
 LABEL = ("label", "class", "category")
+HEAD = 1 << 16  # characters of a CSV in which its first line is looked for
 
 
 def table(source: Path, *, image: str | None = None, caption: str | None = None, label: str | None = None, key: str | None = None) -> Samples:
@@ -34,6 +35,7 @@ def table(source: Path, *, image: str | None = None, caption: str | None = None,
     label       column of labels; default `label`, `class` or `category`. Whole numbers stay; text becomes classes in byte order
     key         column of names; default: made from the path, else the row's number
     A row whose file is missing or unreadable stays: its member is empty, `ingest_fault` says why, and a run quarantines it.
+    Delimiter   of a CSV the one of `,` `;` and tab that parts its first line into most columns, the comma where they are even; of a TSV the tab
     Writes      path, and every further column. Names that keepset uses itself get `pool_` before them; `uid` becomes source_uid
     Cost        columns other than pictures are held in memory
     Errors      [no-such-file]; [unknown-column]; [bad-value] links to the network, rows that do not parse, labels that are no labels
@@ -58,6 +60,9 @@ def table(source: Path, *, image: str | None = None, caption: str | None = None,
         columns = columns.add_column(0, "path" if "path" not in columns.column_names else picture, pa.array(paths, pa.string()))
     numbers, classes = _labels(rows, labels, _class_names(files[0], labels), str(source))
     base = files[0].parent
+    taken: dict[str, Any] = {"columns_taken": {"image": picture, "caption": texts, "label": labels, "key": named}}
+    if files[0].suffix.lower() == ".csv" and (mark := delimiter(files[0])) != ",":
+        taken["delimiter"] = "tab" if mark == "\t" else mark
     origin = digest([[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files])
     read = stored if stored is not None else lambda i: _read_path(base, paths[i])
     return Samples(
@@ -69,7 +74,7 @@ def table(source: Path, *, image: str | None = None, caption: str | None = None,
         labels=numbers,
         captions=_as_text(rows[texts]).to_pylist() if texts else None,
         classes=classes,
-        counts=notes,
+        counts=taken | notes,
     )
 
 
@@ -104,8 +109,17 @@ def _column_names(file: Path) -> list[str]:
         return _parquet(file).schema_arrow.names
     if file.suffix.lower() in (".csv", ".tsv"):
         with open(file, encoding="utf-8-sig", errors="replace", newline="") as lines:
-            return next(csv.reader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ","), [])
+            return next(csv.reader(lines, delimiter=delimiter(file)), [])
     return list(dict.fromkeys(name for row in _json_rows(file) for name in row))
+
+
+def delimiter(file: Path) -> str:
+    """What parts the fields of a CSV or TSV; what stands in quotes parts none."""
+    if file.suffix.lower() == ".tsv":
+        return "\t"
+    with open(file, encoding="utf-8-sig", errors="replace", newline="") as lines:
+        names = re.sub(r'"[^"]*"', "", lines.read(HEAD)).splitlines()
+    return max(",;\t", key=names[0].count) if names else ","
 
 
 def _parquet(file: Path) -> pq.ParquetFile:
@@ -172,7 +186,7 @@ def read_csv(file: Path, as_text: set[str]) -> pa.Table:
     convert = arrow_csv.ConvertOptions(
         column_types={c: pa.string() for c in as_text}, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=True
     )
-    parse = arrow_csv.ParseOptions(delimiter="\t" if file.suffix.lower() == ".tsv" else ",", newlines_in_values=True)
+    parse = arrow_csv.ParseOptions(delimiter=delimiter(file), newlines_in_values=True)
     try:
         return arrow_csv.read_csv(
             io.BytesIO(data), read_options=arrow_csv.ReadOptions(use_threads=False), parse_options=parse, convert_options=convert

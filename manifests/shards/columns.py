@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from manifests.errors import Refusal
 from manifests.shards.read import found_at, reaching
 
-__all__ = ["RESERVED", "column_of", "from_json", "join_sidecar", "sidecar_schema", "types_of"]
+__all__ = ["INGEST_FAULT", "RESERVED", "column_of", "from_json", "join_sidecar", "sidecar_schema", "types_of"]
 
 LEDGER = (
     ("uid", "key", "source_uid", "content", "shard", "row", "offset", "size", "suffix", "members", "fault", "label", "label_name", "caption", "status")
@@ -20,9 +20,10 @@ LEDGER = (
 )  # fmt: skip
 MEASURES = (
     ("width", "height", "channels", "format", "blur", "brightness", "contrast", "entropy", "noise", "is_animated", "orientation", "num_pixels", "num_bytes")
-    + ("bytes_hash", "pixels_hash", "phash", "phash256", "phash_views", "phash256_views")
+    + ("bytes_hash", "pixels_hash", "phash", "phash256", "phash_views", "phash256_views", "phash_trimmed_views", "phash256_trimmed_views", "inner_pixels", "dhash")
 )  # fmt: skip
 RESERVED = frozenset(LEDGER + MEASURES)  # a column of the pool with such a name is called `pool_<name>`
+INGEST_FAULT = "ingest_fault"  # column that `curate ingest` writes: why a sample's bytes could not be read; its member is then empty
 READ = ("key", "caption", "uid", "source_uid", "label", "label_name")  # go into columns of the index, so are not repeated
 
 

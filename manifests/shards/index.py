@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.shards.columns import from_json, join_sidecar
+from manifests.shards.columns import INGEST_FAULT, from_json, join_sidecar
 from manifests.shards.pool_yaml import Shard
 from manifests.shards.read import ShardReader
 from manifests.shards.walk import Member, walk
@@ -18,9 +18,11 @@ __all__ = ["FAULTS", "IMAGES", "INDEX_SCHEMA", "TEXTS", "Indexed", "Sample", "gr
 IMAGES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm", "pgm", "pbm"}
 TEXTS = {"txt", "text"}
 FAULTS = {
+    "missing": "the payload is empty: `curate ingest` found no file there",
     "no_payload": "neither an image nor a text",
     "not_a_file": "a member is a link, a device, a pipe or sparse",
     "truncated": "the shard ends inside a member",
+    "unreadable": "the payload is empty: `curate ingest` could not read the file; `ingest_fault` says why",
     "unsafe_name": "a member's name is absolute or leads out of its folder",
     "zero_bytes": "the payload is empty",
 }
@@ -76,6 +78,7 @@ def index_shard(shard: Shard, *, classes: Sequence[str] = ()) -> Indexed:
     further     columns of the Parquet beside the shard, joined by key (its n-th row of a key is the n-th sample of that key), and the
                 top-level scalars of `.json` members; where both have a name the Parquet wins. A name that keepset uses itself
                 (`manifests.shards.columns.RESERVED`) comes as `pool_<name>`. NaN becomes null
+    fault       an empty payload is `zero_bytes`, unless the sidecar's `ingest_fault` tells of its row why it is empty: `missing`, or else `unreadable`
     key         bytes that are no UTF-8 show as `\\xNN`; a leading `./` goes
     Cost        one pass over the bytes (two SHA-256 of a payload); without hashing, some microseconds a member
     Errors      `Refusal` [no-such-file]
@@ -88,7 +91,7 @@ def index_shard(shard: Shard, *, classes: Sequence[str] = ()) -> Indexed:
             rows.add(sample, reader)
         digest = _shard_digest(walked.members, rows.hashes, reader)
     damage = [*walked.damage, *skipped, *rows.notes()]
-    table = join_sidecar(rows.table(), shard.sidecar, from_json(rows.metadata), INDEX_SCHEMA)
+    table = _name_faults(join_sidecar(rows.table(), shard.sidecar, from_json(rows.metadata), INDEX_SCHEMA))
     return Indexed(_name_labels(table, list(classes)), digest, damage)
 
 
@@ -277,6 +280,18 @@ def _first(sample: Sample, suffixes: set[str]) -> Member | None:
 
 def _suffix(sample: Sample, payload: Member | None) -> str | None:
     return next((suffix for suffix, member in sample.parts if member is payload), None)
+
+
+def _name_faults(table: pa.Table) -> pa.Table:
+    """Empty payloads of which ingest noted why they are empty are named so."""
+    if INGEST_FAULT not in table.column_names or not pa.types.is_string(table[INGEST_FAULT].type):
+        return table
+    told = table[INGEST_FAULT]
+    is_told = pc.and_(pc.fill_null(pc.equal(table["fault"], "zero_bytes"), False), pc.is_valid(told))
+    if not pc.any(is_told).as_py():
+        return table
+    named = pc.if_else(pc.equal(told, "missing"), "missing", "unreadable")
+    return table.set_column(table.schema.get_field_index("fault"), INDEX_SCHEMA.field("fault"), pc.if_else(is_told, named, table["fault"]))
 
 
 def _name_labels(table: pa.Table, classes: list[str]) -> pa.Table:

@@ -1,6 +1,7 @@
 """Read payloads out of a shard in place: mapped where it is a local file, by ranged requests elsewhere. Nothing is ever extracted."""
 
 import contextlib
+import functools
 import mmap
 import os
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pyarrow as pa
 
 from manifests.errors import Refusal
 
-__all__ = ["ShardReader", "found_at", "local_path", "reaching", "store_of"]
+__all__ = ["ShardReader", "found_at", "local_path", "opened", "reaching", "store_of"]
 
 BLOCK = 8 << 20  # bytes that one request to a remote store brings, so that a walk in order makes few of them
 
@@ -171,6 +172,22 @@ class ShardReader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def opened(url: str, *, block: int = BLOCK, version: str = "") -> ShardReader:
+    """A reader of a shard that stays open in this process, as the last 64 do; the errors of `ShardReader`.
+
+    A local file that was replaced since is opened anew. What lies at a URL is asked once: whoever knows which content it must have gives a `version`, such as
+    its digest.
+    """
+    path = local_path(url)
+    there = os.stat(path) if path is not None and os.path.exists(path) else None
+    return _opened(url, block, version, (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns) if there else ())
+
+
+@functools.lru_cache(maxsize=64)
+def _opened(url: str, block: int, version: str, signature: tuple[int, ...]) -> ShardReader:
+    return ShardReader(url, block=block)
 
 
 def _mapped(path: str) -> "mmap.mmap | bytes":

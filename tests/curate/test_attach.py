@@ -208,7 +208,22 @@ def test_equal_samples_in_two_shards_are_told_apart_by_uid(tmp_path):
         ({"key": ["a_00"], "v": [1]}, {"key": "key=nothing"}, r"the pool has no column 'nothing'.*\[unknown-column\]"),
         ({"key": ["a_00"], "v": [1]}, {"vectors": "emb"}, r"no column 'emb'.*\[unknown-column\]"),
         ({"key": ["a_00"], "v": [1]}, {"columns": ["w"]}, r"no 'w'.*\[unknown-column\]"),
-        ({"key": ["a_00"], "path": ["p"], "label": [1]}, {"columns": ["label"]}, r"a column 'label' already.*\[bad-value\]"),
+        ({"key": ["a_00"], "path": ["p"], "label": [1]}, {"columns": ["label"]}, r"^--column: 'label': keepset uses that name itself.*\[bad-value\]"),
+        (
+            {"key": ["a_00"], "path": ["p"]},
+            {"key": "key", "columns": ["path"]},
+            r"^--column: 'path': the pool has a column of that name; .*\[bad-value\]",
+        ),
+        (
+            {"key": ["a_00"], "score_of": [1]},
+            {"columns": ["scoreof"]},
+            r"^--column: the table has no 'scoreof'; its columns: key, score_of\. Did you mean score_of \[unknown-column\]",
+        ),
+        (
+            {"key": ["a_00"], "v": [[1.0]], "aes": [1]},
+            {"vectors": "v", "columns": ["aes"]},
+            r"^--column: aes was given with vectors \(v\); .*second call.*\[bad-value\]",
+        ),
         ({"key": ["a_00"]}, {}, r"no column is left.*\[bad-value\]"),
         ({"key": ["a_00"], "v": [1]}, {"name": "no name"}, r"--name.*\[bad-value\]"),
         ({"key": ["a_00", "b_01"], "e": [[1.0], [1.0, 2.0]]}, {"vectors": "e"}, r"differ in length.*\[bad-value\]"),
@@ -233,6 +248,56 @@ def test_an_npy_that_does_not_fit_is_refused(pool, tmp_path, array):
     np.save(tmp_path / "v.npy", array, allow_pickle=True)
     with pytest.raises(Refusal, match=r"\[bad-value\]"):
         attach(pool, tmp_path / "v.npy", name="x", quiet=True)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, ">f4", np.int16, np.uint8, bool])
+@pytest.mark.parametrize("wide", [False, True])
+def test_an_npy_of_one_number_a_sample_is_the_column_of_that_name(pool, tmp_path, kind, wide):
+    values = (np.arange(N) % 2).astype(kind) if kind is bool else np.arange(N).astype(kind)
+    if values.dtype.kind == "f":
+        values[3], values[5] = np.nan, np.inf
+    np.save(tmp_path / "s.npy", values[:, None] if wide else values)
+    summary = attach(pool, tmp_path / "s.npy", name="aes", quiet=True)
+    assert attached_rows(pool, "aes", "aes") == [None if not np.isfinite(v) else v for v in values.tolist()]
+    assert (summary["matched"], summary["kind"]) == (N, "columns")
+    assert open_pool(pool).attached[0]["kind"] == "columns"
+
+
+def test_an_npy_of_scores_that_does_not_fit_or_is_asked_for_what_it_has_not_is_refused(pool, tmp_path):
+    for array, options, message in (
+        (np.zeros(3), {}, r"has 3 rows; row i for sample i: the pool has 11"),
+        (np.array(["x"] * N), {}, r"is an array of <U1; numbers.*CSV or Parquet"),
+        (np.zeros(N), {"name": "path"}, r"^--name: 'path': the pool has a column of that name.*Give another one"),
+        (np.zeros(N), {"columns": ["aes"]}, r"^--column: aes was given, and .* has no names of columns"),
+        (np.zeros((N, 2)), {"columns": ["aes"]}, r"^--column: aes was given, and .* has no names of columns"),
+        (np.zeros(N), {"key": "key"}, r"^--key: key was given, and .* names no samples"),
+        (np.zeros((N, 2)), {"vectors": "v"}, r"^--vectors: v says nothing about a \.npy"),
+    ):
+        np.save(tmp_path / "s.npy", array)
+        with pytest.raises(Refusal, match=rf"{message}.*\[bad-value\]"):
+            attach(pool, tmp_path / "s.npy", **{"name": "x", "quiet": True, **options})
+    put(tmp_path / "t.csv", b"key,v\na_00,1\n")
+    with pytest.raises(Refusal, match=r"^--vectors: v says nothing about a \.csv.*\[bad-value\]"):
+        attach(pool, tmp_path / "t.csv", name="x", vectors="v", quiet=True)
+    assert not open_pool(pool).attached
+
+
+def test_a_name_that_was_vectors_may_become_a_column_and_again(pool, tmp_path):
+    arrays = [np.ones((N, 3), np.float32), np.arange(N, dtype=np.float32), np.ones((N, 3), np.float32)]
+    for array, (there, gone) in zip(arrays, ((".arrow", ".parquet"), (".parquet", ".arrow"), (".arrow", ".parquet")), strict=True):
+        np.save(tmp_path / "v.npy", array)
+        attach(pool, tmp_path / "v.npy", name="x", quiet=True)
+        assert len(list((pool / "attached" / "x").rglob(f"*{there}"))) == len(open_pool(pool).shards)
+        assert not list((pool / "attached" / "x").rglob(f"*{gone}"))
+
+
+def test_who_has_a_column_already_is_named(pool, tmp_path):
+    put(tmp_path / "t.csv", ("key,aes,label,path,v\n" + "".join(f"{k},1,2,3,4\n" for k in names(pool)["key"])).encode())
+    attach(pool, tmp_path / "t.csv", name="first", columns=["aes"], quiet=True)
+    summary = attach(pool, tmp_path / "t.csv", name="second", key="key", quiet=True)
+    assert summary["columns_left_out"] == {"aes": "the attachment first has a column of that name", "label": "keepset uses that name itself"}
+    with pytest.raises(Refusal, match=r"^--column: 'aes': the attachment first has a column of that name; a new name.*\[bad-value\]"):
+        attach(pool, tmp_path / "t.csv", name="second", columns=["aes"], quiet=True)
 
 
 def test_a_bare_shard_has_no_place_for_it(pool, tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -113,7 +114,7 @@ def test_hard_links_are_copies_and_stay_two_samples(tmp_path):
     os.link(source / "1.png", source / "2.png")
     summary = run(source, tmp_path / "pool")
     assert summary["samples"] == 2
-    assert "links" not in summary
+    assert not {"links_followed", "links_left_out"} & set(summary)
 
 
 def test_the_order_in_which_the_disk_lists_files_is_irrelevant(tmp_path, monkeypatch):
@@ -172,9 +173,25 @@ def test_links_are_resolved_once_and_counted(tmp_path):
     summary = run(source, tmp_path / "pool")
     assert summary["samples"] == 4
     assert sidecar(tmp_path / "pool")["path"].to_pylist() == ["o1.png", "out/deep/p.png", "real/y.png", "real/z.png"]
-    assert summary["links"] == {
-        "broken": 2, "folders out of the source": 1, "pictures out of the source": 1, "to a folder already walked": 2, "to a picture already taken": 4,
-    }  # fmt: skip
+    assert summary["links_followed"] == {"to folders out of the source": 1, "to pictures out of the source": 1}
+    assert summary["links_left_out"] == {"broken": 2, "to a folder already walked": 2, "to a picture already taken": 4}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_order_of_listing_does_not_choose_among_hard_links_behind_a_link(tmp_path, monkeypatch, turned):
+    source, outside = make(tmp_path / "src", ["1.png"]), make(tmp_path / "outside", ["b.png"])
+    os.link(outside / "b.png", outside / "a.png")
+    (source / "out").symlink_to(outside)
+    scandir = os.scandir
+
+    @contextlib.contextmanager
+    def listed(place):
+        with scandir(place) as found:
+            yield sorted(found, key=lambda entry: entry.name, reverse=turned)
+
+    monkeypatch.setattr(os, "scandir", listed)
+    run(source, tmp_path / "pool")
+    assert sidecar(tmp_path / "pool")["path"].to_pylist() == ["1.png", "out/a.png"]
 
 
 def test_links_to_folders_that_hold_the_source_end(tmp_path):
@@ -183,7 +200,8 @@ def test_links_to_folders_that_hold_the_source_end(tmp_path):
     (source / "root").symlink_to("/")
     summary = run(source, tmp_path / "pool")
     assert summary["samples"] == 1
-    assert summary["links"] == {"to a folder already walked": 2}
+    assert summary["links_left_out"] == {"to a folder already walked": 2}
+    assert "links_followed" not in summary
 
 
 def test_a_file_that_goes_between_listing_and_reading_stays_as_an_empty_row(tmp_path):
@@ -192,9 +210,30 @@ def test_a_file_that_goes_between_listing_and_reading_stays_as_an_empty_row(tmp_
     (source / "2.png").unlink()
     summary = pack(samples, tmp_path / "pool", source="x", quiet=True)
     assert summary["unreadable"] == 1
+    assert summary["first_unreadable"] == [{"row": 1, "name": "2.png", "fault": "missing"}]
     assert members(tmp_path / "pool")["2.png"] == b""
     assert sidecar(tmp_path / "pool")["ingest_fault"].to_pylist() == [None, "missing", None]
-    assert index_shard(open_pool(tmp_path / "pool").shards[0]).table["fault"].to_pylist() == [None, "zero_bytes", None]
+    assert index_shard(open_pool(tmp_path / "pool").shards[0]).table["fault"].to_pylist() == [None, "missing", None]
+
+
+def test_a_folder_without_a_picture_is_refused_with_what_it_holds(tmp_path):
+    put(tmp_path / "src" / "note.txt", b"x")
+    put(tmp_path / "src" / ".hidden", b"x")
+    (tmp_path / "src" / "gone.png").symlink_to("nowhere.png")
+    with pytest.raises(Refusal) as refused:
+        run(tmp_path / "src", tmp_path / "pool")
+    said = "holds no picture (skipped: hidden 1, txt 1; links left out: broken 1); a pool has at least one sample [empty-pool]"
+    assert str(refused.value) == f"{tmp_path / 'src'}: {said}"
+
+
+@pytest.mark.parametrize("written", ["{}", "{}/", "{}/../src", "src", "./src", "src/"])
+def test_the_source_itself_is_no_place_for_the_pool(tmp_path, monkeypatch, written):
+    source = make(tmp_path / "src", ["1.png"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refusal, match=r"^--to: .*src is the source itself; .*Give another --to \[bad-value\]"):
+        run("src/", Path(written.format(source)))
+    assert sorted(p.name for p in source.iterdir()) == ["1.png"]
+    assert run("src", source / "pool")["samples"] == run("src", source / "pool")["samples"] == 1
 
 
 def test_captions_from_the_text_file_beside_a_picture(tmp_path):

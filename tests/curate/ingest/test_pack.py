@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from curate.ingest.folder import folder
 from curate.ingest.ingest import ingest
-from curate.ingest.pack import LAYOUT
+from curate.ingest.pack import LAYOUT, Unreadable, pack, told
 from manifests import publish
 from manifests.errors import Refusal
 from manifests.publish import published_digest
@@ -112,6 +113,18 @@ def test_a_spoilt_shard_is_packed_again(source, tmp_path, spoil):
     assert files(pool) == whole
 
 
+@pytest.mark.parametrize("damaged", [b"", b"{", b"null", b"[]", b'{"seen": 1}', b"\xff\xfe"])
+def test_a_damaged_note_of_a_shard_is_as_none(source, tmp_path, damaged):
+    run(source, tmp_path / "pool")
+    whole = files(tmp_path / "pool")
+    (tmp_path / "pool" / "cache" / "ingest" / "00001.json").write_bytes(damaged)
+    assert run(source, tmp_path / "pool")["shards_packed"] == 1
+    assert files(tmp_path / "pool") == whole
+    (tmp_path / "pool" / "ingest.json").write_bytes(damaged)
+    with pytest.raises(Refusal, match=r"cannot be read.*\[bad-value\]"):
+        run(source, tmp_path / "pool")
+
+
 @pytest.mark.parametrize("moment", ["before", "half", "written", "renamed"])
 @pytest.mark.parametrize("kill_at", [0, 4, 8, 16])
 def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(source, tmp_path, monkeypatch, moment, kill_at):
@@ -165,6 +178,58 @@ def test_another_source_or_a_foreign_folder_is_refused(source, tmp_path):
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["letter.txt"]
     with pytest.raises(Refusal, match=r"--samples-per-shard.*\[bad-value\]"):
         run(source, tmp_path / "new", per_shard=0)
+
+
+@pytest.mark.parametrize("written", ["{}/", "src", "./src/", "link", "{}/../src"])
+def test_a_source_is_the_same_however_it_is_written(source, tmp_path, monkeypatch, written):
+    (tmp_path / "link").symlink_to("src")
+    monkeypatch.chdir(tmp_path)
+    run("src", tmp_path / "pool")
+    again = ingest(written.format(source), to=tmp_path / "pool", samples_per_shard=5, quiet=True)
+    assert (again["samples"], again["shards_packed"]) == (23, 0)
+    monkeypatch.chdir(source)
+    assert run(".", tmp_path / "pool")["shards_packed"] == 0
+
+
+def test_another_folder_that_is_written_the_same_is_refused_and_a_pool_that_was_moved_goes_on(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("src", tmp_path / "pool")
+    put(tmp_path / "other" / "src" / "1.png", picture(1))
+    monkeypatch.chdir(tmp_path / "other")
+    with pytest.raises(Refusal, match=rf"holds a pool made from {tmp_path}/src; .*the pool of src.*\[bad-value\]"):
+        run("src", tmp_path / "pool")
+    (tmp_path / "away").mkdir()
+    for name in ("src", "pool"):
+        (tmp_path / name).rename(tmp_path / "away" / name)
+    monkeypatch.chdir(tmp_path / "away")
+    assert run("src", tmp_path / "away" / "pool")["samples"] == 23
+
+
+def test_the_first_unreadable_samples_are_named_also_where_nothing_is_packed_again(source, tmp_path):
+    for name in ("a/02.png", "b/07.png", "b/09.png", "b/21.png"):
+        (source / name).chmod(0)
+    unreadable = folder(source)
+    if os.access(source / "a/02.png", os.R_OK):  # root reads everything
+        read = unreadable.read
+        closed = {i for i, stamp in enumerate(unreadable.stamps) if not os.stat(source / stamp[0]).st_mode & 0o777}
+
+        def refuse(i):
+            if i in closed:
+                raise Unreadable("Permission denied")
+            return read(i)
+
+        unreadable.read = refuse
+    summaries = [pack(unreadable, tmp_path / "pool", source="x", samples_per_shard=5, quiet=True) for _ in range(2)]
+    for summary, packed in zip(summaries, (5, 0), strict=True):
+        assert (summary["shards_packed"], summary["unreadable"]) == (packed, 4)
+        assert [n["name"] for n in summary["first_unreadable"]] == ["a/02.png", "b/07.png", "b/09.png"]
+        assert [n["row"] for n in summary["first_unreadable"]] == [1, 15, 16]
+    lines = told(summaries[0])
+    assert "first unreadable: row 1, name a/02.png, fault (Permission denied); row 15, name b/07.png, fault (Permission denied)" in next(
+        line for line in lines if line.startswith("first")
+    )
+    faults = [f for s in open_pool(tmp_path / "pool").shards for f in index_shard(s).table["fault"].to_pylist() if f]
+    assert faults == ["unreadable"] * 4
 
 
 def test_the_digest_in_the_footer_tells_what_the_shard_holds(source, tmp_path):

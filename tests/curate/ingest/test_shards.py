@@ -150,6 +150,17 @@ def test_again_is_the_same_and_growth_is_seen(tmp_path):
     assert run(tmp_path / "set", tmp_path / "pool")["shards"] == 2
 
 
+def test_tables_beside_the_tars_are_named_as_left_out(tmp_path):
+    img2dataset(tmp_path / "set" / "wds", shards=2)
+    for name in ("b.csv", "a.jsonl", "scores.parquet", "wds/more.csv"):
+        put(tmp_path / "set" / name, b"path\nx.png\n")
+    summary = run(tmp_path / "set", tmp_path / "pool")
+    assert (summary["kind"], summary["shards"]) == ("shards", 2)
+    assert summary["tables_left_out"] == "a.jsonl, b.csv, scores.parquet and 1 more. Name one to ingest it, or `curate attach` it"
+    img2dataset(tmp_path / "plain", shards=1)
+    assert "tables_left_out" not in run(tmp_path / "plain", tmp_path / "other")
+
+
 def test_types_that_do_not_fit_become_text_and_are_named(tmp_path):
     for i, values in enumerate(([1], ["x"])):
         tar(tmp_path / "set" / f"{i}.tar", [("k.png", picture(1))])

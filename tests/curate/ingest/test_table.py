@@ -1,12 +1,16 @@
 """A table becomes a pool: every row stays a row, also where its picture is missing."""
 
 import json
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from curate.building import build
 from curate.ingest.ingest import ingest
+from manifests.audit.query import query
+from manifests.audit.show import show, text
 from manifests.errors import Refusal
 from manifests.shards.index import index_shard
 from manifests.shards.pool_yaml import open_pool
@@ -50,11 +54,48 @@ def test_a_csv_with_missing_files_keeps_every_row(here):
     assert table["pool_score"].to_pylist() == [1, 2, 3, 4, 5]
     assert table["group"].to_pylist() == ["g1", "g1", "g2", "g2", "NA"]
     rows = rows_of(here / "pool")
-    assert rows["fault"].to_pylist() == [None, None, "zero_bytes", "zero_bytes", None]
+    assert rows["fault"].to_pylist() == [None, None, "missing", "missing", None]
+    assert summary["columns_taken"] == {"image": "path", "caption": "caption", "label": "label", "key": None}
+    assert summary["first_unreadable"] == [
+        {"row": 2, "name": "img/gone.png", "fault": "missing"},
+        {"row": 3, "name": "000000003", "fault": "missing"},
+    ]
+    assert "delimiter" not in summary
     assert rows["caption"].to_pylist() == ["a dog, running", "two\nlines", "lost", "no path", None]
     assert rows["label_name"].to_pylist() == ["dog", "cat", "dog", "cat", None]
     assert open_pool(here / "pool").classes == ("cat", "dog")
     assert open_pool(here / "pool").columns["licence"] == "string"
+
+
+def test_a_missing_file_is_called_so_wherever_a_run_tells_of_it(here):
+    put(here / "t.csv", b"path\nimg/0.png\nimg/1.png\nimg/gone.png\nimg/empty.png\n")
+    put(here / "img" / "empty.png", b"")
+    run(here / "t.csv", here / "pool")
+    built = build("audit", pool=str(here / "pool"), out=here / "run", workers=1, device="cpu", quiet=True)
+    gone = query(built.path, "SELECT key, drop_reason FROM ledger WHERE status = 'quarantined' ORDER BY key")
+    assert gone["drop_reason"].to_pylist() == ["zero_bytes", "missing"]
+    assert built.info["counts"] == {"rows": 4, "kept": 2, "dropped": 0, "quarantined": 2}
+    shown = text(show(built.path))
+    assert re.search(r"\bmissing +1\b", shown)
+    assert re.search(r"\bzero_bytes +1\b", shown)
+
+
+@pytest.mark.parametrize(("mark", "called"), [(";", ";"), ("\t", "tab")])
+def test_a_csv_parted_by_semicolons_or_tabs_is_read_as_one_with_commas(here, mark, called):
+    lines = ["path,caption,label", "img/0.png,a dog,dog", 'img/1.png,"a, cat; too",cat']
+    put(here / "comma.csv", "\n".join(lines).encode())
+    put(here / "other.csv", "\n".join(line.replace(",", mark).replace(f"a{mark} cat", "a, cat") for line in lines).encode())
+    for name in ("comma", "other"):
+        summary = run(here / f"{name}.csv", here / name)
+    assert summary["delimiter"] == called
+    assert files(here / "comma") == files(here / "other")
+    assert rows_of(here / "other")["caption"].to_pylist() == ["a dog", "a, cat; too"]
+
+
+def test_a_name_with_a_semicolon_in_it_does_not_part_a_csv(here):
+    put(here / "t.csv", b'path,"a;b;c;d",x\nimg/0.png,1,2\n')
+    assert "delimiter" not in run(here / "t.csv", here / "pool")
+    assert rows_of(here / "pool")["a;b;c;d"].to_pylist() == [1]
 
 
 def test_jsonl_and_csv_and_parquet_give_the_same_pool(here):

@@ -48,6 +48,18 @@ def test_a_row_says_where_everything_lies(tmp_path):
     assert (second["key"], second["suffix"], second["label"], second["caption"], second["source_uid"]) == ("y", "png", None, None, None)
 
 
+def test_an_empty_payload_is_named_as_ingest_noted_it_and_no_other_fault_is(tmp_path):
+    members = [(b"%d.jpg" % i, b"" if i < 4 else b"image") for i in range(5)] + [(b"5.cls", b"1")]
+    told = ["missing", "Permission denied", None, "missing", "missing", "missing"]
+    given = shard(tmp_path, members)
+    pq.write_table(pa.table({"key": [str(i) for i in range(6) if i != 3], "ingest_fault": [t for i, t in enumerate(told) if i != 3]}), given.sidecar)
+    found = index_shard(given).table
+    assert found["fault"].to_pylist() == ["missing", "unreadable", "zero_bytes", "zero_bytes", None, "no_payload"]
+    assert found.schema.field("fault") == INDEX_SCHEMA.field("fault")
+    pq.write_table(pa.table({"key": [str(i) for i in range(6)], "ingest_fault": [1] * 6}), given.sidecar)  # somebody else's column of that name
+    assert index_shard(given).table["fault"].to_pylist() == ["zero_bytes"] * 4 + [None, "no_payload"]
+
+
 def test_content_and_uid_are_the_rule(tmp_path):
     one = index_shard(shard(tmp_path, [(b"k.txt", b"a caption"), (b"k.jpg", b"image")])).table
     content = hashlib.sha256((5).to_bytes(8, "little") + b"image" + (9).to_bytes(8, "little") + b"a caption").digest()
