@@ -39,9 +39,13 @@ def show(run: Path, as_json: bool) -> None:
 @click.argument("key")
 @JSON
 def explain(run: Path, key: str, as_json: bool) -> None:
-    """Tell the life of one sample of RUN, stage by stage, with its witness; KEY is a key, a uid or the start of one.
+    """Tell the life of one sample of RUN, stage by stage, with its witness; KEY is a key, a uid or the start of one, or a file of the pool.
+
+    A file is named by its path in the pool, which stands in the ledger's column `path`, or by the end of that where one file alone ends so.
 
     Example: manifests explain runs/messy 000123
+
+    Example: manifests explain audits/photos/run holiday/IMG_0042.jpg
     """
     from manifests.audit.explain import explain as function
     from manifests.audit.explain import text
@@ -87,7 +91,25 @@ def diff(old: Path, new: Path, as_json: bool) -> None:
 @click.option("--limit", default=1000, show_default=True, help="Rows to print at most.")
 @JSON
 def query(run: Path, sql: str, limit: int, as_json: bool) -> None:
-    """Ask the ledger of RUN in SQL: one SELECT over the view `ledger`, in a sandbox.
+    """Ask RUN in SQL: one SELECT over the views below, in a sandbox.
+
+    \b
+    ledger        a row for every sample: uid, key, shard, label_name, caption,
+                  status, drop_stage, drop_reason, score, threshold, witness,
+                  weight, and the pool's own columns (path, of a folder)
+    samples       the ledger, and beside it the columns of every measure, such
+                  as width, blur or phash
+    STAGE         a view for each stage, with `_` for `.`: dedup_perceptual has
+                  uid, keep, reason, score, threshold, witness and the stage's
+                  own columns
+    edges_STAGE   the pairs that a stage kept: a, b, score
+    leaks         test pictures that stand in the pool, and who shows them
+    evaluations   pool, uid, key of every test picture
+    replays       the run at other limits (curate replay RUN --sweep)
+    verdicts      what the evidence says, and
+    scores        the scores behind it
+
+    A view is there where the run has what it shows; "DESCRIBE samples" lists the columns of one.
 
     Example: manifests query runs/messy "SELECT drop_reason, count(*) FROM ledger GROUP BY 1"
     """

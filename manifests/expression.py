@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ SANDBOX = {
 }  # fmt: skip
 
 
-def columns_of(sql: str, known: Iterable[str], where: str) -> list[str]:
+def columns_of(sql: str, known: Iterable[str], where: str, cure: Callable[[str], str] = lambda _: "") -> list[str]:
     """The columns that `sql` reads, spelled as in `known`, each once, in the order of first mention.
 
     Names are matched as SQL does: without regard to case, an exact match first. `a.b` is field `b` of column `a`.
@@ -40,6 +40,7 @@ def columns_of(sql: str, known: Iterable[str], where: str) -> list[str]:
     sql      the expression
     known    names of the columns that exist
     where    who asks, for the message
+    cure     of the name of a column that is not there: what would bring it, for the message
 
     Raises `Refusal`: [bad-sql] for what is no expression, or one that looks beyond its row; [unknown-column]; [truth-column] for `truth_*`.
     """
@@ -59,7 +60,7 @@ def columns_of(sql: str, known: Iterable[str], where: str) -> list[str]:
                 close = difflib.get_close_matches(name, names, n=3)
                 raise Refusal(
                     "unknown-column", where, f"{sql!r} reads the unknown column {name!r}",
-                    f"{'near it' if close else 'columns here'}: {', '.join(close or sorted(names)[:20]) or 'none'}",
+                    f"{'near it' if close else 'columns here'}: {', '.join(close or sorted(names)[:20]) or 'none'}", cure(name),
                 )  # fmt: skip
             found[name if name in exact else folded[name.lower()]] = None
         elif node["class"] not in NODES:
@@ -91,7 +92,7 @@ def evaluate(sql: str, table: pa.Table, where: str, rows: int | None = None) -> 
         return _answer(connection, sql, asked, where)
 
 
-def bind(sql: str, types: Mapping[str, Sequence[pa.DataType]], where: str) -> list[str]:
+def bind(sql: str, types: Mapping[str, Sequence[pa.DataType]], where: str, cure: Callable[[str], str] = lambda _: "") -> list[str]:
     """Refuse an expression that no row could be asked, before there are rows; the columns that it reads, as `columns_of` gives them.
 
     It is asked of one row of nulls, so that DuckDB resolves every function, type and constant in it: `blur = 'high'` is refused as `caption > 3` is.
@@ -100,10 +101,11 @@ def bind(sql: str, types: Mapping[str, Sequence[pa.DataType]], where: str) -> li
     sql      the expression
     types    column -> the types that it may turn out to have; most have one. The expression is refused only where every choice of types fails
     where    who asks, for the message
+    cure     as for `columns_of`
 
     Raises `Refusal` as `evaluate`; [bad-sql] names the types.
     """
-    columns = columns_of(sql, types, where)
+    columns = columns_of(sql, types, where, cure)
     if math.prod(len(types[name]) for name in columns) > MOST_CHOICES:
         return columns  # too little is known of its columns to say anything
     first: Refusal | None = None

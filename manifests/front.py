@@ -1,5 +1,6 @@
 """`keepset`: lists the three commands and forwards to them. What the three share on the terminal: errors, exit codes, JSON."""
 
+import datetime
 import importlib
 import json
 import sys
@@ -65,7 +66,14 @@ def _refuse(refusal: Refusal, prefix: str = "") -> NoReturn:
 
 def emit(value: Any, as_json: bool, text: Callable[[Any], str]) -> None:
     """Print `value` as one JSON object, or as `text(value)`."""
-    click.echo(json.dumps(value, ensure_ascii=False, default=str) if as_json else text(value))
+    click.echo(json.dumps(value, ensure_ascii=False, default=_spelled) if as_json else text(value))
+
+
+def _spelled(value: Any) -> str:
+    """What JSON has no kind for, as text: bytes as hex digits, times as ISO 8601, anything else as Python prints it."""
+    if isinstance(value, bytes):
+        return value.hex()
+    return value.isoformat() if isinstance(value, datetime.date | datetime.time) else str(value)
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)

@@ -1,6 +1,6 @@
 """The fold of all verdicts: one row for EVERY input sample, and the law that holds it: rows in = kept + dropped + quarantined."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,12 +154,42 @@ def law(counts: dict[str, int], where: str) -> None:
         )
 
 
-def write_selection(path: Path, identities: "list[str] | pa.ChunkedArray") -> None:
-    """Publish the kept ids in DataComp's subset form: sorted, dtype u8,u8 (high and low half of 32 hex digits)."""
-    chunks = identities.chunks if isinstance(identities, pa.ChunkedArray) else [identities]
-    texts = ("".join(chunk.to_pylist() if isinstance(chunk, pa.Array) else chunk) for chunk in chunks)
-    numbers = np.concatenate([np.frombuffer(bytes.fromhex(text), ">u8").astype("<u8") for text in texts] or [np.zeros(0, "<u8")]).reshape(-1, 2)
-    halves = numbers[np.lexsort((numbers[:, 1], numbers[:, 0]))].view([("f0", "<u8"), ("f1", "<u8")])[:, 0]
+def selected(ledger: Iterable[pa.Table]) -> np.ndarray:
+    """(k,) `u8,u8`, sorted: the ids of the kept rows, as `selection.npy` has them. `source_uid` where every kept row has one of 32 hex digits and no two are
+    equal, else `uid`.
+
+    ledger   uid, source_uid and status, in tables one after the other
+    Cost     32 bytes a kept row, and as many again while they are sorted; no object a row
+    Errors   ValueError, TypeError where a uid is not 32 hex digits
+    """
+    own: list[np.ndarray] = []
+    theirs: list[np.ndarray] | None = []
+    for table in ledger:
+        kept = table.filter(pc.equal(table["status"].cast(pa.string()), KEPT))
+        own.append(_halves(kept["uid"]))
+        as_ids = pc.match_substring_regex(kept["source_uid"], "^[0-9a-f]{32}$").fill_null(False)
+        theirs = [*theirs, _halves(kept["source_uid"])] if theirs is not None and pc.all(as_ids).as_py() is not False else None
+    found = _sorted(theirs or [])
+    return found if len(found) and (found[1:] != found[:-1]).all() else _sorted(own)
+
+
+def _halves(ids: pa.ChunkedArray) -> np.ndarray:
+    """(n, 2) uint64: the high and the low half of 32 hex digits each."""
+    texts = ("".join(chunk[start : start + 65536].to_pylist()) for chunk in ids.chunks for start in range(0, len(chunk), 65536))
+    found = np.concatenate([np.frombuffer(bytes.fromhex(text), ">u8").astype("<u8") for text in texts] or [np.zeros(0, "<u8")])
+    if len(found) != 2 * len(ids):
+        raise ValueError("a uid is not 32 hex digits")
+    return found.reshape(-1, 2)
+
+
+def _sorted(halves: list[np.ndarray]) -> np.ndarray:
+    numbers = np.concatenate([np.zeros((0, 2), "<u8"), *halves])
+    return numbers[np.lexsort((numbers[:, 1], numbers[:, 0]))].view([("f0", "<u8"), ("f1", "<u8")])[:, 0]
+
+
+def write_selection(path: Path, ids: "list[str] | np.ndarray") -> None:
+    """Publish ids in DataComp's subset form: sorted, dtype u8,u8 (high and low half of 32 hex digits). `ids`: as `selected` gives them, or as text."""
+    halves = ids if isinstance(ids, np.ndarray) else _sorted([_halves(pa.chunked_array([ids], pa.string()))])
     publish(path, lambda file: np.lib.format.write_array(file, halves, allow_pickle=False))
 
 

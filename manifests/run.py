@@ -1,7 +1,9 @@
-"""Open a run: nothing is loaded before it is asked for."""
+"""Open a run: nothing is loaded before it is asked for. `run.json` is read here and nowhere else."""
 
+import contextlib
 import functools
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +13,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from manifests.audit.visible import visible
 from manifests.errors import Refusal
 from manifests.schema import FORMAT
 from manifests.shards.pool_yaml import PoolDescription, Shard, apart, joined, open_pool, recorded_pool
-from manifests.shards.read import ShardReader
+from manifests.shards.read import opened
 from manifests.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
     from manifests.dataset import KeptSamples
+
+PATH = "path"  # the column that `curate ingest` of a folder gives a pool: the file's name below the folder
+SHAPE: dict[str, type] = {"pool": dict, "stages": list}  # what every record has, and every reader asks for
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Run:
     @functools.cached_property
     def info(self) -> dict[str, Any]:
         """`run.json`: lineage, digests, versions, seeds, counts."""
-        return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        return read_record(self.path / "run.json")
 
     @functools.cached_property
     def recipe(self) -> dict[str, Any]:
@@ -65,6 +71,11 @@ class Run:
     def generations(self) -> list[dict[str, Any]]:
         """What each generation is: `pools`, the `inputs` of their shards, `counts`, its `ledger` files and its `shards`. Empty in runs that are older than this."""
         return self.info.get("generations", [])
+
+    @property
+    def sources(self) -> list[str]:
+        """What each pool was made from, such as a folder, as its `pool.yaml` says; "" where it says nothing."""
+        return [str(pool.get("source") or "") for generation in self.generations for pool in generation["pools"]]
 
     def generation_of(self, shard: str) -> int:
         """The generation, from 0, that a shard ("source/name") came with."""
@@ -114,34 +125,45 @@ class Run:
         return Run(self.path / "evaluations" / name)
 
     def find(self, identity: str, columns: list[str] | None = None) -> dict[str, Any]:
-        """The ledger row of a uid, a unique uid prefix (8 digits or more), or a key.
+        """The ledger row of a uid, a key, a file's `path` as the pool has it or seen from outside its folder, the first digits of a uid (8 or more), or the
+        end of a path, such as a file's name.
+
+        columns     those to read, of which the ledger need not have every one; default all
 
         Raises `Refusal` [no-such-sample] where none, or more than one, fits.
         """
-        for column, how in (("uid", "equal"), ("key", "equal"), ("uid", "prefix")):
-            if how == "prefix" and len(identity) < 8:
+        identity = identity.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # a name that is no UTF-8, as the pool spells it
+        path = identity if "://" in identity else os.path.normpath(identity)  # a shell completes ./cat/1.jpg
+        paths = [(PATH, "equal", each) for each in (path, *self._below(path))]
+        for column, how, value in (("uid", "equal", identity), ("key", "equal", identity), *paths, ("uid", "prefix", identity), (PATH, "end", path)):
+            if how == "prefix" and len(value) < 8:
                 continue
-            found = [row for file in self.ledger_files() for row in _rows(file, column, how, identity, columns)]
+            found = [row for file in self.ledger_files() for row in _rows(file, column, how, value, columns)]
             if len(found) == 1:
                 return found[0]
             if found:
-                raise Refusal(
-                    "no-such-sample",
-                    str(self.path),
-                    f"{identity!r} fits {len(found)} samples",
-                    "name one",
-                    "Their uids: " + ", ".join(r["uid"] for r in found[:5]),
-                )
-        raise Refusal(
-            "no-such-sample", str(self.path), f"no sample has the key or uid {identity!r}", "a key, a uid, or the first 8 or more digits of one"
-        )
+                told = PATH if how == "end" and all(row.get(PATH) for row in found) else "uid"
+                names = ", ".join(visible(row[told], 200) for row in found[:5])
+                raise Refusal("no-such-sample", str(self.path), f"{identity!r} fits {len(found)} samples", "name one", f"Their {told}s: {names}")
+        ids, example = "a key, a uid, or the first 8 or more digits of one", next(filter(None, map(_a_path, self.ledger_files())), None)
+        if example is None:
+            raise Refusal("no-such-sample", str(self.path), f"no sample has the key or uid {identity!r}", ids)
+        files = f"a path as the pool has it, such as {visible(example, 200)!r}, or the end of one"
+        raise Refusal("no-such-sample", str(self.path), f"no sample has the key, uid or path {identity!r}", f"{ids}; {files}")
+
+    def _below(self, path: str) -> list[str]:
+        """What a path says below the folder that a pool was made from, where it goes through one of that name."""
+        names = dict.fromkeys(os.path.basename(os.path.normpath(source)) for source in self.sources)
+        return [below for name in names if name and (below := f"/{path}".partition(f"/{name}/")[2])]
+
+    @functools.cached_property
+    def has_paths(self) -> bool:
+        """Does the ledger have the column `path`, where a pool made of files says what each was called?"""
+        return any(_has_text(pq.read_schema(file), PATH) for file in self.ledger_files())
 
     def payload(self, shard: str, offset: int, size: int) -> bytes:
         """The bytes of a sample's image (or text) member, from the pool."""
-        return bytes(self._reader(shard).payload(offset, size))
-
-    def _reader(self, shard: str) -> ShardReader:
-        return _reader(self._urls[shard])
+        return bytes(opened(self._urls[shard]).payload(offset, size))
 
     @functools.cached_property
     def _urls(self) -> dict[str, str]:
@@ -155,7 +177,7 @@ class Run:
             row = pc.index(identity["uid"], uid).as_py()
             if row >= 0:
                 index = pq.read_table(self.evaluation(name).part("measure.index", shard.id), columns=["offset", "size"]).slice(row, 1).to_pylist()[0]
-                return bytes(_reader(shard.url).payload(index["offset"], index["size"]))
+                return bytes(opened(shard.url).payload(index["offset"], index["size"]))
         return None
 
     def shards(self) -> Iterator[Shard]:
@@ -176,25 +198,88 @@ class Run:
 
 
 def _rows(file: Path, column: str, how: str, value: str, columns: list[str] | None) -> list[dict[str, Any]]:
-    field = pc.field(column)
-    condition = field == value if how == "equal" else pc.starts_with(field, value.lower())
-    return pq.read_table(file, columns=columns, filters=condition).to_pylist()
+    """The rows whose `column` is `value` ("equal"), begins with it ("prefix"), or is a path whose last names it is ("end")."""
+    schema = pq.read_schema(file)
+    if not _has_text(schema, column):
+        return []
+    text = pc.field(column).cast(pa.string()) if pa.types.is_dictionary(schema.field(column).type) else pc.field(column)
+    condition = text == value if how == "equal" else pc.starts_with(text, value.lower()) if how == "prefix" else pc.ends_with(text, f"/{value}")
+    if not pq.read_table(file, columns=[column], filters=condition).num_rows:  # most files: one column of them is enough
+        return []
+    return pq.read_table(file, columns=columns and [name for name in columns if name in schema.names], filters=condition).to_pylist()
 
 
-@functools.lru_cache(maxsize=64)
-def _reader(url: str) -> ShardReader:
-    return ShardReader(url)
+def _a_path(file: Path) -> str | None:
+    """The first path that a file of the ledger has."""
+    if not _has_text(pq.read_schema(file), PATH):
+        return None
+    values = (value for batch in pq.ParquetFile(file).iter_batches(1024, columns=[PATH]) for value in batch.column(0).to_pylist())
+    return next(filter(None, values), None)
+
+
+def _has_text(schema: pa.Schema, column: str) -> bool:
+    if column not in schema.names:
+        return False
+    kind = schema.field(column).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind  # a column of few words
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+@contextlib.contextmanager
+def reading(run: Run) -> Iterator[None]:
+    """Tables of a run are read here: one that is no Parquet file is refused [broken-record]."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        given = f"a file of it cannot be read: {visible(error, 300).rstrip('.')}"
+        raise Refusal("broken-record", str(run.path), given, cure=f"See what is wrong: manifests verify {run.path}") from error
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """What a `run.json` says. Raises `Refusal` [broken-record] where it is damaged, or of a newer format."""
+    record = _record(file)
+    if isinstance(record, str):
+        raise Refusal("broken-record", str(file), record, cure="Run the same `curate build` again: it writes the record anew from what stands")
+    return record
+
+
+def is_record(file: Path) -> bool:
+    """Is there a `run.json`, and whole? A build writes one that is damaged anew, but refuses [broken-record] one of a newer format."""
+    return file.is_file() and not isinstance(_record(file), str)
+
+
+def _record(file: Path) -> dict[str, Any] | str:
+    """A `run.json`, or what is wrong with it."""
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        return f"cannot be read: {visible(error, 200)}"
+    if not isinstance(record, dict):
+        return f"is no record of a run: it holds {visible(json.dumps(record), 40)}"
+    number = record.get("format", 0)
+    if not isinstance(number, int):
+        return f"is of format {visible(json.dumps(number), 40)}"
+    if number > FORMAT:
+        raise Refusal(
+            "broken-record", str(file.parent), f"is of format {number}", f"this keepset reads formats up to {FORMAT}", "Install a newer keepset"
+        )
+    wrong = [name for name, kind in SHAPE.items() if not isinstance(record.get(name), kind)]
+    if wrong:
+        return f"is no whole record of a run: {' and '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} not there, or something else"
+    try:
+        for stage in record["stages"]:
+            StageRecord(**stage)
+    except TypeError:
+        return "is no whole record of a run: a stage lacks a field, or has one that no stage has"
+    return record
 
 
 def open_run(path: Path | str) -> Run:
-    """Open the run in folder `path`. Raises `Refusal`: [no-such-file], [not-a-run], [broken-record] for another format."""
+    """Open the run in folder `path`. Raises `Refusal`: [no-such-file], [not-a-run], [broken-record] for a damaged record, or one of a newer format."""
     run = Run(Path(path))
     if not run.path.is_dir():
         raise Refusal("no-such-file", str(path), "is not a folder", "a run made by `curate build`")
     if not (run.path / "run.json").is_file():
         raise Refusal("not-a-run", str(path), "holds no run.json", "a finished run", "Finish it: run the same `curate build` again")
-    if run.info.get("format", 0) > FORMAT:
-        raise Refusal(
-            "broken-record", str(path), f"is of format {run.info['format']}", f"this keepset reads formats up to {FORMAT}", "Install a newer keepset"
-        )
+    run.info  # noqa: B018  (reads the record now: a damaged one is refused here)
     return run

@@ -6,10 +6,10 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from manifests.audit.visible import number, rows_of_text, visible
+from manifests.audit.visible import called, number, rows_of_text, visible
 from manifests.errors import Refusal
 from manifests.leaks import LIMITS, MEASURED, leak_files, what_happened
-from manifests.run import Run, StageRecord, open_run
+from manifests.run import PATH, Run, StageRecord, open_run, reading
 from manifests.schema import EDGE, KEPT, QUARANTINED, VERDICT, written_column
 
 HIDDEN = {"members", "suffix", "offset", "size", "content", "key", "caption", "label", "label_name", "source_uid", "fault"}  # the ledger has them
@@ -19,11 +19,16 @@ def explain(run: Path | str, key: str) -> dict[str, Any]:
     """What happened to one sample, stage by stage, whether it was kept, dropped or quarantined.
 
     Guarantee   verdicts come from the stages' own parts, not from the ledger's summary of them; a stage whose part is missing says so
-    key         a key, a uid, or the first 8 or more digits of a uid
+    key         a key, a uid, the first 8 or more digits of a uid, or a file of the pool: its `path` in the ledger, or the end of that, such as its name
     Cost        one look-up in the ledger (bloom filter) and one shard's part of every stage
-    Errors      `Refusal` [no-such-sample], [not-a-run]
+    Errors      `Refusal` [no-such-sample], [not-a-run], [broken-record]
     """
     opened = open_run(run)
+    with reading(opened):
+        return _life(opened, key)
+
+
+def _life(opened: Run, key: str) -> dict[str, Any]:
     sample = opened.find(key)
     names = [stage.id for stage in opened.stages]
     last = names.index(sample["drop_stage"]) if sample["drop_stage"] in names else len(names)
@@ -99,7 +104,7 @@ def _hits(run: Run, stage: StageRecord, uid: str, closest: tuple[str, str]) -> d
     own = next((row for row in rows if (row["pool"], row["b"]) == closest), {})
     others = [row for row in rows if row is not own]
     first = [
-        {"uid": r["b"], "key": evaluation_key(run, r["pool"], r["b"]), "pool": r["pool"], "reason": r["reason"], "score": r["score"]}
+        {"uid": r["b"], **evaluation_names(run, r["pool"], r["b"]), "pool": r["pool"], "reason": r["reason"], "score": r["score"]}
         for r in others[:10]
     ]
     pair = {name: value for name, value in own.items() if value is not None and name in ("difference", "copied", "cosine")}
@@ -131,35 +136,39 @@ def part_row(run: Run, stage: str, shard: str, row: int) -> dict[str, Any] | Non
 
 
 def witness_of(run: Run, uid: str, pool: str | None) -> dict[str, Any]:
-    """Who decided: uid, key, its pool, and what became of it."""
+    """Who decided: uid, key, the path of its file where there is one, its pool, and what became of it."""
     if pool is not None:
-        return {"uid": uid, "key": evaluation_key(run, pool, uid), "pool": pool}
+        return {"uid": uid, **evaluation_names(run, pool, uid), "pool": pool}
     try:
-        row = run.find(uid, ["uid", "key", "status", "drop_stage"])
+        row = run.find(uid, ["uid", "key", PATH, "status", "drop_stage"])
     except Refusal:
         return {"uid": uid, "key": None, "status": "missing from the ledger"}
-    return {"uid": uid, "key": row["key"], "status": row["status"], **({"drop_stage": row["drop_stage"]} if row["drop_stage"] else {})}
+    return {"uid": uid, **_names(row), "status": row["status"], **({"drop_stage": row["drop_stage"]} if row["drop_stage"] else {})}
 
 
-def evaluation_key(run: Run, pool: str, uid: str) -> str | None:
-    """The key of a sample of an evaluation pool; None where its parts do not hold it."""
+def _names(row: dict[str, Any]) -> dict[str, Any]:
+    """The key of a sample, and the path of its file where there is one."""
+    return {"key": row["key"], **({PATH: row[PATH]} if row.get(PATH) is not None else {})}
+
+
+def evaluation_names(run: Run, pool: str, uid: str) -> dict[str, Any]:
+    """The key of a sample of an evaluation pool, and the path of its file where there is one; the key is None where its parts do not hold it."""
     measures = run.evaluation(pool)
     for file in sorted((measures.path / "parts" / "identity").glob("*/*.parquet")):
         at = pc.index(pq.read_table(file, columns=["uid"])["uid"], uid).as_py()
         if at >= 0:
             shard = f"{file.parent.name}/{file.stem}"
             found = part_row(measures, "measure.index", shard, at)
-            return found["key"] if found else None
-    return None
+            return _names(found) if found else {"key": None}
+    return {"key": None}
 
 
 def _stands_for(run: Run, uid: str) -> dict[str, Any]:
     """The dropped samples that name this one as their witness: how many, and the first ten by uid."""
     count, first = 0, []
     for file in run.ledger_files():
-        found = pq.read_table(
-            file, columns=["uid", "key", "drop_stage", "score"], filters=(pc.field("witness") == uid) & pc.field("witness_pool").is_null()
-        )
+        columns = ["uid", "key", *([PATH] if PATH in pq.read_schema(file).names else []), "drop_stage", "score"]
+        found = pq.read_table(file, columns=columns, filters=(pc.field("witness") == uid) & pc.field("witness_pool").is_null())
         count += found.num_rows
         first += found.to_pylist()
         first = sorted(first, key=lambda row: row["uid"])[:10]
@@ -176,7 +185,7 @@ def text(life: dict[str, Any]) -> str:
         lines += _step(step)
     others = life["stands_for"]
     if others["count"]:
-        names = ", ".join(f"{visible(row['key'], 60)} ({row['uid'][:8]})" for row in others["first"])
+        names = ", ".join(f"{called(row, 60)} ({row['uid'][:8]})" for row in others["first"])
         more = f" and {others['count'] - len(others['first']):,} more" if others["count"] > len(others["first"]) else ""
         lines += ["", f"stands for {others['count']:,} dropped: {names}{more}"]
     if life["cure"]:
@@ -185,7 +194,7 @@ def text(life: dict[str, Any]) -> str:
 
 
 def _facts(sample: dict[str, Any]) -> list[str]:
-    done = {"status", "drop_stage", "drop_reason", "score", "threshold", "witness", "witness_pool", "key"}
+    done = {"status", "drop_stage", "drop_reason", "score", "threshold", "witness", "witness_pool", *(() if sample.get(PATH) else ("key",))}
     return [name for name, value in sample.items() if name not in done and value is not None]
 
 
@@ -194,7 +203,7 @@ def _fact(name: str, value: Any) -> str:
 
 
 def _headline(sample: dict[str, Any]) -> str:
-    name = f"{visible(sample['key'], 120)}  {sample['uid'][:12]}"
+    name = f"{called(sample, 120)}  {sample['uid'][:12]}"
     if sample["status"] == KEPT:
         return f"{name}  KEPT"
     what = f"{name}  {sample['status'].upper()} at {visible(sample.get('drop_stage'))}: {visible(sample.get('drop_reason'))}"
@@ -239,7 +248,7 @@ def _also(hits: dict[str, Any] | None) -> list[str]:
     if not hits:
         return []
     lines = [
-        f"    also shows {visible(h['key'], 120)}  {h['uid'][:12]}, of evaluation pool {visible(h['pool'])}: {visible(h['reason'])}, score {number(h['score'])}"
+        f"    also shows {called(h, 120)}  {h['uid'][:12]}, of evaluation pool {visible(h['pool'])}: {visible(h['reason'])}, score {number(h['score'])}"
         for h in hits["first"]
     ]
     more = hits["count"] - len(hits["first"])
@@ -259,7 +268,7 @@ def _wrapped(values: dict[str, Any], width: int = 110) -> list[str]:
 
 
 def _witness(witness: dict[str, Any]) -> str:
-    name = f"{visible(witness['key'], 120) if witness['key'] is not None else '(no key)'}  {visible(witness['uid'])[:12]}"
+    name = f"{called(witness, 120) if witness['key'] is not None else '(no key)'}  {visible(witness['uid'])[:12]}"
     if "pool" in witness:
         return f"{name}, of evaluation pool {visible(witness['pool'])}"
     later = f" later, at {visible(witness['drop_stage'])}" if witness.get("drop_stage") else ""

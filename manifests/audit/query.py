@@ -16,7 +16,7 @@ from manifests.audit.visible import number, rows_of_text, visible
 from manifests.errors import Refusal
 from manifests.leaks import leak_files, leak_stages, leaks_sql
 from manifests.replays import standing_replays
-from manifests.run import Run, open_run
+from manifests.run import Run, open_run, reading
 
 if TYPE_CHECKING:
     import duckdb
@@ -70,7 +70,8 @@ def connect(run: Run, memory: str | None = None) -> "Iterator[duckdb.DuckDBPyCon
         settings: dict[str, Any] = {"threads": min(os.cpu_count() or 1, 8), "memory_limit": memory or _half_of_memory(), "temp_directory": spill}
         connection = duckdb.connect(":memory:", config=settings)
         try:
-            allowed = _make_views(connection, run)
+            with reading(run):
+                allowed = _make_views(connection, run)
             connection.execute(f"SET allowed_paths={_literal(allowed)}")
             connection.execute("SET python_enable_replacements=false")
             connection.execute("SET enable_external_access=false")

@@ -53,14 +53,13 @@ def _finding(where: Path | str, what: str, cure: str = REBUILD) -> Finding:
     return {"slug": "shard-differs", "where": str(where), "what": what, "cure": cure, "severity": "error"}
 
 
-def _by_shard(written: pa.Table) -> dict[str, list[int]]:
+def _by_shard(written: pa.Table) -> dict[str, np.ndarray]:
     """Rows of `written` in each output shard, in their order there."""
-    shard, row = written["out_shard"].cast(pa.string()).to_pylist(), written["out_row"].to_numpy()
-    order = np.argsort(row, kind="stable")
-    rows: dict[str, list[int]] = {}
-    for i in order:
-        rows.setdefault(shard[i], []).append(int(i))
-    return rows
+    names = pc.unique(written["out_shard"].cast(pa.string()))
+    shard = pc.index_in(written["out_shard"].cast(pa.string()), value_set=names).to_numpy()
+    order = np.lexsort((written["out_row"].to_numpy(), shard))
+    ends = np.searchsorted(shard[order], np.arange(len(names) + 1))
+    return {name: order[ends[number] : ends[number + 1]] for number, name in enumerate(names.to_pylist())}
 
 
 def _json(file: Path) -> Any:
@@ -70,7 +69,7 @@ def _json(file: Path) -> Any:
         return None
 
 
-def _one(run: Run, file: Path, rows: list[int], written: pa.Table, sizes: Any, deep: bool, checked: dict[str, int]) -> list[Finding]:
+def _one(run: Run, file: Path, rows: np.ndarray, written: pa.Table, sizes: Any, deep: bool, checked: dict[str, int]) -> list[Finding]:
     found: list[Finding] = []
     try:
         samples = list(samples_of(file))
@@ -123,7 +122,7 @@ def _ends(file: Path) -> bool:
 
 
 def _bytes(
-    run: Run, file: Path, samples: list[tuple[str, list[Member]]], rows: list[int], written: pa.Table, checked: dict[str, int]
+    run: Run, file: Path, samples: list[tuple[str, list[Member]]], rows: np.ndarray, written: pa.Table, checked: dict[str, int]
 ) -> list[Finding]:
     """Compare each member with the pool's, where the index says that it lies."""
     wrong: list[tuple[str, int, int]] = []
@@ -131,7 +130,7 @@ def _bytes(
     members: dict[str, list[Any]] = {}
     with open(file, "rb") as handle:
         for (_, mine), row in zip(samples, rows, strict=True):
-            sample = written.slice(row, 1).select(["uid", "shard", "row", "offset", "size"]).to_pylist()[0]
+            sample = written.slice(int(row), 1).select(["uid", "shard", "row", "offset", "size"]).to_pylist()[0]
             checked["samples"] += 1
             try:
                 theirs = _members(run, sample, members)

@@ -17,6 +17,17 @@ def visible(value: Any, limit: int | None = None) -> str:
     return HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def called(row: dict[str, Any], limit: int) -> str:
+    """What its owner calls a sample: the `path` that it had as a file, else its key."""
+    path = row.get("path")
+    return visible(middle(path, limit)) if isinstance(path, str) and path else visible(row["key"], limit)
+
+
+def middle(path: str, limit: int) -> str:
+    """A path of at most `limit` characters: a longer one is cut in the middle, as its end says most."""
+    return path if len(path) <= limit else f"{path[: limit // 3]}…{path[limit // 3 + 1 - limit :]}"
+
+
 def number(value: Any) -> str:
     """A count with thousands in groups, a measured number with up to four significant digits, anything else as text."""
     if value is None:

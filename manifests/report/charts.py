@@ -3,6 +3,7 @@
 Colour is never alone: a mark and a word go with it. Colours and marks are classes of `report.css`. Every text is escaped here.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from html import escape
@@ -74,16 +75,16 @@ def histogram(
     """Bars between `edges`; series (name, counts, class) are stacked. `line` is drawn upright at that value, with a flag."""
     top = max((sum(counts) for counts in zip(*(s[1] for s in series), strict=True)), default=0) or 1
     lo, hi = edges[0], edges[-1]
-    width, room = 100 / (len(edges) - 1), height - 38
+    room = height - 38
     body = text("0", 12, f"{top:,.4g}", kind="faint") + f'<line class="axis" x1="0" x2="100%" y1="{height - 20}" y2="{height - 20}"/>'
-    for i in range(len(edges) - 1):
-        base = float(height - 20)
+    for i, (left, right) in enumerate(itertools.pairwise(edges)):
+        base, at, width = float(height - 20), 100 * (left - lo) / (hi - lo), 100 * (right - left) / (hi - lo)
         for name, counts, kind in series:
             tall = room * counts[i] / top
             if counts[i]:
-                tip = escape(f"{short(edges[i])} to {short(edges[i + 1])}: {name} {counts[i]:,.4g}")
+                tip = escape(f"{short(left)} to {short(right)}: {name} {counts[i]:,.4g}")
                 base -= max(tall, 1)
-                place = f'x="{percent(i * width + width * 0.06)}" y="{base:.1f}" width="{percent(width * 0.88)}" height="{max(tall, 1):.1f}"'
+                place = f'x="{percent(at + width * 0.06)}" y="{base:.1f}" width="{percent(width * 0.88)}" height="{max(tall, 1):.1f}"'
                 body += f'<g><title>{tip}</title><rect class="fill {kind}" {place}/></g>'
     body += (
         text("0", height - 5, short(lo), kind="faint")
@@ -151,4 +152,4 @@ def short(value: float) -> str:
     """A number for an axis."""
     if value == int(value) and abs(value) < 1e7:
         return f"{int(value):,}"
-    return f"{value:.3g}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"

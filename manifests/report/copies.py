@@ -103,4 +103,4 @@ def _decoded(run: Run, row: dict[str, Any], box: Box, side: int) -> tuple[np.nda
     """A picture as it is stored, large enough that `box` of it can be shown at `side` pixels, and its EXIF orientation."""
     payload = run.payload(row["shard"], row["offset"], row["size"])
     largest = max(box[2] - box[0], box[3] - box[1], 0.25)
-    return images.decode(payload, min_side=round(side / largest)), images.header(payload).orientation
+    return images.visible(payload, min_side=round(side / largest)), images.header(payload).orientation

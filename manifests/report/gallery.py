@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from manifests import images
-from manifests.audit.explain import evaluation_key
+from manifests.audit.explain import evaluation_names
 from manifests.audit.query import connect
 from manifests.audit.visible import number, visible
 from manifests.errors import Refusal
@@ -17,7 +17,7 @@ from manifests.run import Run
 
 SIDE = 128  # pixels, the longer side
 CARDS_A_REASON, MOST_CARDS, KEPT_CARDS = 60, 480, 48
-CAPTION = 280  # characters
+CAPTION, LONGEST = 280, 1000  # characters of a caption, and of a path
 
 PER_REASON = """SELECT status, drop_stage AS stage, drop_reason AS reason, count(*) AS n
 FROM ledger GROUP BY ALL ORDER BY status, stage, n DESC, reason"""
@@ -29,8 +29,11 @@ SAMPLED = """SELECT min(uid, {half}) AS by_uid,
        min(struct_pack(far := abs(score - threshold), uid := uid), {half}) FILTER (score IS NOT NULL AND threshold IS NOT NULL) AS by_limit
 FROM ledger GROUP BY status, drop_stage, drop_reason"""
 
-ROWS = """SELECT uid, key, status, drop_stage, drop_reason, score, threshold, witness, witness_pool, label_name, caption, shard, "offset", "size"
+ROWS = """SELECT uid, key, {path} AS path, status, drop_stage, drop_reason, score, threshold, witness, witness_pool, label_name, caption, shard, "offset", "size"
 FROM ledger WHERE uid IN {uids}"""
+
+WITNESS = """SELECT uid, key, {path} AS path, status, drop_stage, shard, "offset", "size"
+FROM ledger WHERE uid = '{uid}' LIMIT 1"""
 
 
 class Pictures:
@@ -93,7 +96,7 @@ class Pictures:
 
 def small_copy(data: bytes) -> np.ndarray:
     """The picture with its longer side at most `SIDE` pixels, upright; smaller ones as they are. Raises `Undecodable`."""
-    picture = images.upright(images.decode(data, min_side=SIDE), images.header(data).orientation)
+    picture = images.upright(images.visible(data, min_side=SIDE), images.header(data).orientation)
     height, width = picture.shape[:2]
     scale = SIDE / max(height, width)
     return picture if scale >= 1 else images.resize(picture, max(1, round(height * scale)), max(1, round(width * scale)))
@@ -162,7 +165,7 @@ def _sample(inquiry: Inquiry, groups: int) -> list[dict[str, Any]]:
         uids += [near["uid"] for near in row["by_limit"] or []] + (row["by_uid"] or [])
     if inquiry.run.stages:
         uids += inquiry.look_up(f"SELECT min(uid, {KEPT_CARDS}) AS u FROM ledger WHERE status = 'kept'")[0]["u"] or []
-    rows = inquiry.look_up(ROWS.format(uids=in_list(sorted(set(uids)))))
+    rows = inquiry.look_up(ROWS.format(path=inquiry.path, uids=in_list(sorted(set(uids)))))
     order = {stage.id: i for i, stage in enumerate(inquiry.run.stages)}
     fate = {"dropped": 0, "quarantined": 1, "kept": 2}
 
@@ -182,7 +185,7 @@ def _sample(inquiry: Inquiry, groups: int) -> list[dict[str, Any]]:
 def card(inquiry: Inquiry, pictures: Pictures, row: dict[str, Any]) -> dict[str, Any]:
     """What a card shows, short names because there are hundreds; all text is made visible here."""
     found: dict[str, Any] = {
-        "u": row["uid"], "k": visible(row["key"], 120), "st": row["status"], "s": row["drop_stage"] or "", "r": row["drop_reason"] or "", "sc": _finite(row["score"]),
+        "u": row["uid"], **names(row), "st": row["status"], "s": row["drop_stage"] or "", "r": row["drop_reason"] or "", "sc": _finite(row["score"]),
         "th": _finite(row["threshold"]), "c": visible(row["label_name"], 60) if row["label_name"] is not None else "", "src": str(row["shard"]).split("/")[0],
         "cap": visible(row["caption"], CAPTION) if row["caption"] else "", "t": pictures.of(row),
     }  # fmt: skip
@@ -196,17 +199,18 @@ def card(inquiry: Inquiry, pictures: Pictures, row: dict[str, Any]) -> dict[str,
 def witness_card(inquiry: Inquiry, pictures: Pictures, uid: str, pool: str | None) -> dict[str, Any]:
     """Who decided, with its picture."""
     if pool is not None:
-        name = evaluation_key(inquiry.run, pool, uid)
-        return {"u": uid, "k": visible(name, 120), "st": "evaluation", "pool": visible(pool, 60), "t": pictures.of_evaluation(pool, uid)}
-    rows = (
-        inquiry.look_up(f'SELECT uid, key, status, drop_stage, shard, "offset", "size" FROM ledger WHERE uid = \'{uid}\' LIMIT 1')
-        if uid.isalnum()
-        else []
-    )
+        called = names(evaluation_names(inquiry.run, pool, uid))
+        return {"u": uid, **called, "st": "evaluation", "pool": visible(pool, 60), "t": pictures.of_evaluation(pool, uid)}
+    rows = inquiry.look_up(WITNESS.format(path=inquiry.path, uid=uid)) if uid.isalnum() else []
     if not rows:
         return {"u": visible(uid, 40), "k": "", "st": "missing", "t": None}
     row = rows[0]
-    return {"u": uid, "k": visible(row["key"], 120), "st": row["status"], "s": row["drop_stage"] or "", "t": pictures.of(row)}
+    return {"u": uid, **names(row), "st": row["status"], "s": row["drop_stage"] or "", "t": pictures.of(row)}
+
+
+def names(row: dict[str, Any]) -> dict[str, str]:
+    """The key of a sample (`k`), and what it was called as a file (`p`), where it was one."""
+    return {"k": visible(row["key"], 120), **({"p": visible(row["path"], LONGEST)} if row.get("path") else {})}
 
 
 def _lives(inquiry: Inquiry, cards: list[dict[str, Any]]) -> None:

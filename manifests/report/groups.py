@@ -3,7 +3,7 @@
 from typing import Any
 
 from manifests.audit.visible import number, visible
-from manifests.report.gallery import Pictures, witness_card
+from manifests.report.gallery import Pictures, names, witness_card
 from manifests.report.panel import Inquiry, Panel, in_list
 
 GROUPS = """SELECT witness, count(*) + 1 AS size
@@ -13,7 +13,7 @@ GROUP BY ALL ORDER BY size DESC, witness LIMIT 12"""
 SIZES = """SELECT size, count(*) AS groups FROM (SELECT witness, count(*) + 1 AS size FROM ledger
 WHERE status = 'dropped' AND witness IS NOT NULL AND witness_pool IS NULL GROUP BY witness) GROUP BY ALL ORDER BY size"""
 
-MEMBERS = """SELECT uid, key, status, drop_stage, drop_reason, score, threshold, witness, witness_pool, label_name, caption, shard, "offset", "size"
+MEMBERS = """SELECT uid, key, {path} AS path, status, drop_stage, drop_reason, score, threshold, witness, witness_pool, label_name, caption, shard, "offset", "size"
 FROM ledger WHERE status = 'dropped' AND witness_pool IS NULL AND witness IN {witnesses}
 QUALIFY row_number() OVER (PARTITION BY witness ORDER BY uid) <= 7 ORDER BY witness, uid"""
 
@@ -31,6 +31,12 @@ RULES = [
 ]  # fmt: skip
 
 
+NO_CROPS = (
+    "Crops, frames, collages and pictures written over are not looked for here: the stage dedup.copies finds them and proves each one "
+    "(curate stages dedup.copies)."
+)
+
+
 def groups(inquiry: Inquiry, pictures: Pictures) -> Panel | None:
     """The kept samples that stand for the most dropped ones, with some of those."""
     largest = inquiry.ask("largest_groups", GROUPS)
@@ -39,13 +45,13 @@ def groups(inquiry: Inquiry, pictures: Pictures) -> Panel | None:
         inquiry.take()
         return None
     members: dict[str, list[dict[str, Any]]] = {}
-    for row in inquiry.look_up(MEMBERS.format(witnesses=in_list([g["witness"] for g in largest]))):
+    for row in inquiry.look_up(MEMBERS.format(path=inquiry.path, witnesses=in_list([g["witness"] for g in largest]))):
         members.setdefault(row["witness"], []).append(row)
     rows = []
     for group in largest:
         first = witness_card(inquiry, pictures, group["witness"], None)
         first["role"] = "witness" if first["st"] == "kept" else "witness, gone later"
-        others = [_thumb(inquiry, pictures, row) for row in members.get(group["witness"], [])]
+        others = [_thumb(pictures, row) for row in members.get(group["witness"], [])]
         more = group["size"] - 1 - len(others)
         rows.append({"title": f"{group['size']:,} alike", "cards": [first, *others], "more": f"and {more:,} more" if more else ""})
     table = [[f"{row['size']:,}", number(row["groups"]), number(row["groups"] * (row["size"] - 1))] for row in sizes[:30]]
@@ -60,15 +66,18 @@ def groups(inquiry: Inquiry, pictures: Pictures) -> Panel | None:
             "folded": True,
         },
     ]
+    methods = {stage.name for stage in inquiry.decisions}
+    if "dedup.perceptual" in methods and "dedup.copies" not in methods:
+        blocks.append({"kind": "text", "class": "note", "text": NO_CROPS})
     count = sum(row["groups"] for row in sizes)
     answer = f"{count:,} samples stand for others; the largest stands for {largest[0]['size'] - 1:,}."
     return Panel("groups", "Groups", "Which groups are the largest?", answer, blocks, inquiry.take())
 
 
-def _thumb(inquiry: Inquiry, pictures: Pictures, row: dict[str, Any]) -> dict[str, Any]:
+def _thumb(pictures: Pictures, row: dict[str, Any]) -> dict[str, Any]:
     return {
         "u": row["uid"],
-        "k": visible(row["key"], 120),
+        **names(row),
         "st": row["status"],
         "r": visible(row["drop_reason"], 60),
         "c": visible(row["label_name"], 60),
@@ -83,7 +92,7 @@ def suggestions(inquiry: Inquiry, pictures: Pictures) -> Panel | None:
         return None
     columns = [c for c in ("blur", "num_pixels") if c in there]
     medians = inquiry.look_up("SELECT " + ", ".join(f"median({c})::DOUBLE AS {c}" for c in columns) + " FROM samples")[0]
-    table, rows_of, names = [], [], []
+    table, rows_of, found = [], [], []
     for name, column, rule, factor, base, order, meaning in RULES:
         if column not in there or (column in medians and medians[column] is None):
             continue
@@ -93,15 +102,15 @@ def suggestions(inquiry: Inquiry, pictures: Pictures) -> Panel | None:
         count = inquiry.ask(f"suggest_{name.replace(' ', '_')}", sql)[0]["n"]
         if not count:
             continue
-        names.append(f"{count:,} {name}")
+        found.append(f"{count:,} {name}")
         table.append([name, number(count), meaning, {"code": f'keep.where: "NOT ({condition})"'}])
         shown = inquiry.look_up(
-            f'SELECT uid, key, status, drop_reason, label_name, shard, "offset", "size" FROM samples WHERE status = \'kept\' AND {condition} ORDER BY {order}, uid LIMIT 6'
+            f'SELECT uid, key, {inquiry.path} AS path, status, drop_reason, label_name, shard, "offset", "size" FROM samples WHERE status = \'kept\' AND {condition} ORDER BY {order}, uid LIMIT 6'
         )
         rows_of.append(
             {
                 "title": f"{name}: {count:,}",
-                "cards": [_thumb(inquiry, pictures, row) for row in shown],
+                "cards": [_thumb(pictures, row) for row in shown],
                 "more": f"and {count - len(shown):,} more" if count > len(shown) else "",
             }
         )
@@ -117,5 +126,5 @@ def suggestions(inquiry: Inquiry, pictures: Pictures) -> Panel | None:
             },
             {"kind": "pictures", "rows": rows_of},
         ]
-    answer = f"Suggestions only, nothing was dropped for them: {', '.join(names)}." if names else "Nothing stands out among the kept pictures."
+    answer = f"Suggestions only, nothing was dropped for them: {', '.join(found)}." if found else "Nothing stands out among the kept pictures."
     return Panel("suggestions", "Suggestions", "Which kept pictures deserve a look?", answer, blocks, inquiry.take())

@@ -33,13 +33,13 @@ KEY = "coalesce((SELECT min(e.key) FROM evaluations e WHERE e.pool = hits.pool A
 BY_TEST = f"""WITH hits AS (SELECT *, count(*) OVER (PARTITION BY pool, test) AS samples,
     bool_and(coalesce(is_complete, false)) OVER (PARTITION BY pool, test) AS all_there, row_number() OVER (PARTITION BY pool, test ORDER BY {CLOSENESS}) AS place
     FROM leaks)
-SELECT pool, {{test}} AS test, samples, all_there, (SELECT min(key) FROM ledger WHERE ledger.uid = hits.uid) AS closest, reason AS way, score, threshold AS "limit"
+SELECT pool, {{test}} AS test, samples, all_there, (SELECT min({{name}}) FROM ledger WHERE ledger.uid = hits.uid) AS closest, reason AS way, score, threshold AS "limit"
 FROM hits WHERE place = 1 ORDER BY pool, {CLOSENESS} LIMIT {HITS_SHOWN}"""
 
 CUT = "SELECT count(DISTINCT struct_pack(p := pool, t := test)) AS tests FROM leaks WHERE NOT is_complete"
 
 CLOSEST = f"""WITH hits AS (SELECT *, row_number() OVER (PARTITION BY pool, reason ORDER BY {CLOSENESS}) AS place FROM leaks)
-SELECT l.uid, l.key, l.status, hits.stage AS drop_stage, hits.reason AS drop_reason, hits.score, hits.threshold, hits.test AS witness, hits.pool AS witness_pool,
+SELECT l.uid, l.key, {{path}} AS path, l.status, hits.stage AS drop_stage, hits.reason AS drop_reason, hits.score, hits.threshold, hits.test AS witness, hits.pool AS witness_pool,
     l.label_name, l.caption, l.shard, l."offset", l."size", hits.pool, hits.test,
     {", ".join(f"hits.{name}" for name in ("turn", "covered", *BOXES))}
 FROM hits JOIN ledger l USING (uid) WHERE place <= {PAIRS_A_WAY} ORDER BY place, hits.pool, {SUREST}, l.uid LIMIT {PAIRS}"""
@@ -60,7 +60,7 @@ def leaks(inquiry: Inquiry, pictures: Pictures) -> Panel | None:
     samples = 0
     if hit:
         samples = inquiry.ask("samples_that_leak", DROPPED)[0]["samples"]
-        by_test = inquiry.ask("test_pictures_hit", BY_TEST.format(test=KEY if known else "hits.test"))
+        by_test = inquiry.ask("test_pictures_hit", BY_TEST.format(test=KEY if known else "hits.test", name=f"coalesce({inquiry.path}, key)"))
         blocks += [
             *_by_way(inquiry.ask("leaks", WAYS), all(row["is_known"] for row in hit.values())),
             *_pairs(inquiry, pictures),
@@ -141,8 +141,8 @@ def _cut(count: int) -> list[dict[str, Any]]:
 
 def _pairs(inquiry: Inquiry, pictures: Pictures) -> list[dict[str, Any]]:
     """The closest pairs of each pool and way, beside each other; verified copies also laid alike, with what was done."""
-    surest = list(LIMITS)
-    found = sorted(inquiry.look_up(CLOSEST), key=lambda row: (row["pool"], surest.index(row["drop_reason"]) if row["drop_reason"] in surest else 9))
+    surest, found = list(LIMITS), inquiry.look_up(CLOSEST.format(path=inquiry.path))
+    found.sort(key=lambda row: (row["pool"], surest.index(row["drop_reason"]) if row["drop_reason"] in surest else 9))
     rows = []
     for row in found:
         shown = card(inquiry, pictures, row)

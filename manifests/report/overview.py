@@ -162,6 +162,7 @@ def made(inquiry: Inquiry) -> Panel:
     facts = [
         ["pool", visible(pool.get("name"), 80)],
         ["pool lies at", visible(pool.get("path"), 200)],
+        *(["pool was made from", visible(source, 200)] for source in inquiry.run.sources if source),
         ["pool digest", visible(pool.get("digest"), 64)],
     ]
     facts += [

@@ -3,17 +3,19 @@
 import base64
 import hashlib
 import json
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from manifests.audit.query import connect
 from manifests.audit.show import law_of
-from manifests.audit.visible import number, visible
+from manifests.audit.visible import middle, number, visible
 from manifests.publish import publish_bytes
 from manifests.report import change, charts, gallery, groups, leaks, overview, proof, threshold, truth
 from manifests.report.panel import Inquiry, Panel
-from manifests.run import open_run
+from manifests.run import Run, open_run
 
 HERE = Path(__file__).parent
 LIMIT = 13_000_000  # bytes of the page
@@ -72,13 +74,28 @@ def render(inquiry: Inquiry, pictures: gallery.Pictures, found: list[Panel]) -> 
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"drawn": Markup, "cell": _raw, "value": _value}  # the one place where text becomes markup: our own charts
-    info = inquiry.run.info
+    environment.filters |= {"middle": middle, "parts": re.compile(r"(?<=[/_-])").split}  # a name is wrapped where a reader would
+    name, about = heading(inquiry.run)
     page = environment.get_template("template.html").render(
-        name=visible(inquiry.run.path.name, 80), pool=visible(info.get("pool", {}).get("name"), 80), recipe=visible(info.get("recipe_digest"), 12), law=law_of(inquiry.connection),
-        version=visible(info.get("keepset"), 20), panels=found, mark=lambda kind: Markup(charts.mark(kind)), marks=list(charts.MARKS), rows_shown=ROWS_SHOWN,
+        name=name, about=about, run=visible(inquiry.run.path.name, 80), ids=f"{'file, ' if inquiry.run.has_paths else ''}key or uid", law=law_of(inquiry.connection),
+        version=visible(inquiry.run.info.get("keepset"), 20), panels=found, mark=lambda kind: Markup(charts.mark(kind)), marks=list(charts.MARKS), rows_shown=ROWS_SHOWN,
         style=Markup(style), script=Markup(script), policy=_policy(style, script), data=Markup(island(_data(found, pictures))),
     )  # fmt: skip
     return page.encode("utf-8", "backslashreplace")
+
+
+def heading(run: Run) -> tuple[str, str]:
+    """(what the page is about, what it was made from): the run by its name, or, where it is called `run` as those of `curate audit` are, what was audited."""
+    pool, recipe, others = run.info["pool"], run.info.get("recipe_digest"), len(run.sources) - 1
+    source = run.sources[0] if run.sources else ""
+    folder = os.path.basename(os.path.normpath(source)) if source else ""
+    plain = run.path.resolve().name
+    name = plain if plain != "run" else folder if folder.strip(".") else run.path.resolve().parent.name
+    about = [] if pool.get("name") in (None, "pool", name) else [f"pool {visible(pool['name'], 80)}"]
+    where = source or ("" if about else str(pool.get("path") or ""))
+    about += [f"from {visible(middle(where, 80))}"] if where not in ("", name) else []
+    about += [f"and {others:,} more pool{'' if others == 1 else 's'}"] if others > 0 else []
+    return visible(name, 80), " · ".join([*filter(None, [" ".join(about)]), *([f"recipe {visible(recipe, 12)}"] if recipe else [])])
 
 
 def _data(found: list[Panel], pictures: gallery.Pictures) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Inquiry:
         self.run, self.connection = run, connection
         self.asked: list[Answer] = []
         self.decisions = [stage for stage in run.stages if stage.kind == "decision"]
+        self.path = "path" if run.has_paths else "NULL"  # in SQL: what a sample was called as a file
 
     def ask(self, name: str, sql: str) -> list[dict[str, Any]]:
         """The rows of `sql`, noted under `name`."""

@@ -27,7 +27,18 @@
 
   // the gallery
 
-  function side(kind, word, key, picture, alt, why) {
+  const shown = (card) => { // what its owner calls it; of a long path the middle goes, as its end says most
+    const all = [...(card.p || card.k)];
+    return card.p && all.length > 120 ? `${all.slice(0, 40).join("")}…${all.slice(-79).join("")}` : all.join("");
+  };
+  const key = (card) => { // wrapped where a reader would
+    const span = make("span", "key");
+    for (const part of shown(card).match(/[^/_-]+[/_-]*|[/_-]+/g) || []) span.append(part, make("wbr"));
+    return span;
+  };
+  const called = (card) => (card.p ? `file ${card.p}` : `key ${card.k}`);
+
+  function side(kind, word, name, picture, alt, why) {
     const figure = make("figure", `side ${kind}`);
     const frame = make("div", "frame");
     if (picture === null) {
@@ -39,7 +50,7 @@
       frame.append(image);
     }
     const caption = make("figcaption");
-    caption.append(mark(kind), ` ${word} `, make("span", "key", key));
+    caption.append(mark(kind), ` ${word} `, name);
     figure.append(frame, caption);
     return figure;
   }
@@ -55,9 +66,9 @@
 
   function alike(card) {
     const figure = make("figure", "alike"), both = make("div", "both");
-    for (const [i, key] of [card.k, card.w.k].entries()) {
+    for (const [i, of] of [card, card.w].entries()) {
       const image = make("img");
-      image.alt = `${i ? "the same part of its witness" : "the part that both show, of the dropped one"}, key ${key}`;
+      image.alt = `${i ? "the same part of its witness" : "the part that both show, of the dropped one"}, ${called(of)}`;
       fill(image, card.al[i]);
       both.append(image);
     }
@@ -68,13 +79,13 @@
   function draw(card) {
     const article = make("article", "card");
     article.tabIndex = 0;
-    const what = [WORDS[card.st], card.r, card.c && `class ${card.c}`, `key ${card.k}`].filter(Boolean).join(", ");
+    const what = [WORDS[card.st], card.r, card.c && `class ${card.c}`, called(card)].filter(Boolean).join(", ");
     article.setAttribute("aria-label", what);
     const pair = make("div", card.w ? "pair" : "pair single");
-    pair.append(side(card.st, WORDS[card.st], card.k, card.t, what, card.why));
+    pair.append(side(card.st, WORDS[card.st], key(card), card.t, what, card.why));
     if (card.w) {
       const role = card.w.st === "evaluation" ? `of ${card.w.pool}` : card.w.st === "dropped" ? `dropped later, at ${card.w.s}` : WORDS[card.w.st];
-      pair.append(side(card.w.st, role, card.w.k, card.w.t, `its witness, ${role}, key ${card.w.k}`, "no picture"));
+      pair.append(side(card.w.st, role, key(card.w), card.w.t, `its witness, ${role}, ${called(card.w)}`, "no picture"));
     }
     article.append(pair);
     const why = make("p", "why");
@@ -95,8 +106,8 @@
     life.append(make("summary", "", "its life"));
     const list = make("ol", "life");
     for (const [stage, verdict, score] of card.life) list.append(make("li", "", `${stage}: ${verdict}${score ? `, ${score}` : ""}`));
-    const uid = make("p", "uid", card.u);
-    life.append(list, uid);
+    life.append(list, make("p", "uid", card.u));
+    if (card.p) life.append(make("p", "uid", card.k));
     article.append(life);
     return article;
   }
@@ -115,8 +126,9 @@
     if (want.class && card.c !== want.class) return false;
     if (want.source && card.src !== want.source) return false;
     if (!want.find) return true;
-    const names = [card.u, card.k, card.w ? card.w.u : "", card.w ? card.w.k : ""];
-    return names.some((name) => name.toLowerCase().includes(want.find)) || card.cap.toLowerCase().includes(want.find);
+    const names = [card, card.w].filter(Boolean).flatMap((one) => [one.u, one.k, one.p || ""]).map((name) => name.toLowerCase());
+    const isBelow = card.p && want.find.endsWith(`/${card.p.toLowerCase()}`); // a path from outside the folder
+    return isBelow || names.some((name) => name.includes(want.find)) || card.cap.toLowerCase().includes(want.find);
   }
 
   function inLedger(want) {
@@ -217,7 +229,7 @@
     chart.append(line);
     function tell() {
       const at = Number(slider.value), more = steps[at].gone - steps[now].gone;
-      const x = `${(100 * at) / (steps.length - 1)}%`;
+      const x = `${steps[at].at}%`;
       line.setAttribute("x1", x);
       line.setAttribute("x2", x);
       slider.setAttribute("aria-valuetext", `limit ${steps[at].limit}`);
@@ -240,11 +252,11 @@
       figure.append(make("span", "none", "no picture"));
     } else {
       const image = make("img");
-      image.alt = `key ${card.k}, would be ${told(fate)}`;
+      image.alt = `${called(card)}, would be ${told(fate)}`;
       fill(image, card.t);
       figure.append(image);
     }
-    caption.append(mark(fate[0]), ` ${told(fate)} `, make("span", "was", `now ${told([card.st, card.s, card.r])}`), " ", make("span", "key", card.k));
+    caption.append(mark(fate[0]), ` ${told(fate)} `, make("span", "was", `now ${told([card.st, card.s, card.r])}`), " ", key(card));
     figure.append(caption);
     return figure;
   }

@@ -1,6 +1,7 @@
 """What if a threshold moved? A histogram of a stage's scores with a slider: exact at every edge, because an edge is where counts were taken."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from manifests.audit.visible import number, visible
@@ -22,7 +23,7 @@ ABOUT = """SELECT count(*) AS scored, count(*) FILTER (NOT keep) AS dropped, cou
        min(threshold) AS lowest_limit, max(threshold) AS highest_limit, count(*) FILTER (NOT keep AND score > threshold) AS dropped_above,
        count(*) FILTER (NOT keep AND score < threshold) AS dropped_below, count(*) FILTER (keep AND score > threshold) AS kept_above,
        count(*) FILTER (keep AND score < threshold) AS kept_below, count(*) FILTER (NOT keep AND score = threshold) AS dropped_at,
-       count(*) FILTER (keep AND score = threshold) AS kept_at
+       count(*) FILTER (keep AND score = threshold) AS kept_at, count(*) FILTER (score = 0) AS noughts
 FROM {view} WHERE keep IS NOT NULL AND score IS NOT NULL AND threshold IS NOT NULL AND isfinite(score)"""
 
 COUNTED = """SELECT {round}(round((score - {limit}) / {width}, 9))::INT AS bin, count(*) FILTER (keep) AS kept, count(*) FILTER (NOT keep) AS dropped
@@ -33,7 +34,7 @@ PAIRS = """SELECT {round}(round((score - {limit}) / {width}, 9))::INT AS bin, co
 FROM {view} WHERE isfinite(score)
 GROUP BY ALL ORDER BY bin"""
 
-EDGES = """SELECT min(score) AS lo, max(score) AS hi, count(*) AS pairs, bool_and(score = floor(score)) AS whole
+EDGES = """SELECT min(score) AS lo, max(score) AS hi, count(*) AS pairs, bool_and(score = floor(score)) AS whole, count(*) FILTER (score = 0) AS noughts
 FROM {view} WHERE isfinite(score)"""
 
 
@@ -84,59 +85,83 @@ def _counted(inquiry: Inquiry, stage: str) -> dict[str, Any] | None:
     return _rows(inquiry, stage, view, about, limit, high, inclusive)
 
 
-def _grid(lo: float, hi: float, limit: float, whole: bool, up: bool) -> tuple[float, int, int]:
-    """(width, first edge, last edge) in steps from the limit, so that the limit itself is an edge; `up`: bins hold their upper edge, not their lower one."""
+@dataclass(frozen=True)
+class Grid:
+    """Bins of one width, `first` to `last` in steps from the limit, so that the limit is an edge. `up`: bins hold their upper edge, not their lower one.
+
+    Scores that are never below nought have nought as the first edge: there a narrower bin begins, which holds it, even where bins hold their upper edges.
+    """
+
+    limit: float
+    width: float
+    first: int
+    last: int
+    up: bool
+    nought: bool  # is the first edge nought, and not where the steps are
+
+    @property
+    def edges(self) -> list[float]:
+        """The edges in order."""
+        edges = [self.limit + i * self.width for i in range(self.first, self.last + 1)]
+        return [0.0, *edges[1:]] if self.nought else edges
+
+    def counts(self, rows: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, list[int]]:
+        """What lies between edges, from rows by `bin`: the number of the edge that a bin holds."""
+        found = {name: [0] * (self.last - self.first) for name in names}
+        for row in rows:
+            at = max(row["bin"] - self.first - self.up, 0)  # below the first edge lies nothing but nought itself
+            for name in names:
+                found[name][at] += row[name]
+        return found
+
+
+def _grid(lo: float, hi: float, limit: float, whole: bool, up: bool) -> Grid:
+    """About `BINS` bins that hold scores from `lo` to `hi` and the limit. `whole`: scores are whole numbers, and so are widths."""
+    never_negative = lo >= 0 and limit > 0  # where the limit itself is nought, what lies on it keeps a bin of its own
     lo, hi = min(lo, limit), max(hi, limit)
     width = charts.nice((hi - lo) / (BINS / 2)) if hi > lo else 1.0
     width = max(1.0, width) if whole else width
     low, high = (round((value - limit) / width, 9) for value in (lo, hi))
-    return (width, math.ceil(low) - 1, math.ceil(high)) if up else (width, math.floor(low), math.floor(high) + 1)
-
-
-def _sides(counts: dict[int, dict[str, int]], names: tuple[str, ...], first: int, last: int, up: bool) -> dict[str, list[int]]:
-    """Counts by bin between edges first..last; `up`: a score on an edge belongs to the bin on its left (the query rounded up)."""
-    return {name: [counts.get(i + 1 if up else i, {}).get(name, 0) for i in range(first, last)] for name in names}
+    first, last = (math.ceil(low) - 1, math.ceil(high)) if up else (math.floor(low), math.floor(high) + 1)
+    below = limit + first * width < -1e-9 * width and never_negative
+    if below and abs(limit + (first + 1) * width) <= 1e-9 * width:
+        first += 1  # the next edge is nought
+    return Grid(limit, width, first, max(last, first + 1), up, below)
 
 
 def _rows(inquiry: Inquiry, stage: str, view: str, about: dict[str, Any], limit: float, high: bool, inclusive: bool) -> dict[str, Any]:
-    width, first, last = _grid(float(about["lo"]), float(about["hi"]), limit, False, high != inclusive)
-    up = high != inclusive
-    sql = COUNTED.format(view=view, limit=repr(limit), width=repr(width), round="ceil" if up else "floor")
-    counts = {row["bin"]: row for row in inquiry.ask(f"scores_of_{stage}", sql)}
-    series = _sides(counts, ("kept", "dropped"), first, last, up)
+    grid = _grid(float(about["lo"]), float(about["hi"]), limit, False, high != inclusive)
+    sql = COUNTED.format(view=view, limit=repr(limit), width=repr(grid.width), round="ceil" if grid.up else "floor")
+    series = grid.counts(inquiry.ask(f"scores_of_{stage}", sql), ("kept", "dropped"))
     total = [a + b for a, b in zip(series["kept"], series["dropped"], strict=True)]
-    edges = [limit + i * width for i in range(first, last + 1)]
-    drawn = charts.histogram(
-        edges, [("kept", series["kept"], "kept"), ("dropped", series["dropped"], "dropped")], f"Scores of {visible(stage, 60)}", line=limit
-    )
-    return _block(stage, drawn, edges, _beyond(total, high), -first, high, inclusive, "samples", bool(about["kept"]))
+    shown = [("kept", series["kept"], "kept"), ("dropped", series["dropped"], "dropped")]
+    drawn = charts.histogram(grid.edges, shown, f"Scores of {visible(stage, 60)}", line=limit)
+    return _block(stage, drawn, grid, _beyond(total, high, grid, about["noughts"]), high, inclusive, "samples", bool(about["kept"]))
 
 
 def _pairs(inquiry: Inquiry, stage: str, view: str, limit: float, high: bool, inclusive: bool) -> dict[str, Any] | None:
     about = inquiry.ask(f"edges_of_{stage}", EDGES.format(view=view))[0]
     if not about["pairs"]:
         return None
-    width, first, last = _grid(float(about["lo"]), float(about["hi"]), limit, bool(about["whole"]), high != inclusive)
-    up = high != inclusive
-    sql = PAIRS.format(view=view, limit=repr(limit), width=repr(width), round="ceil" if up else "floor")
-    counts = {row["bin"]: row for row in inquiry.ask(f"pairs_of_{stage}", sql)}
-    total = _sides(counts, ("pairs",), first, last, up)["pairs"]
-    edges = [limit + i * width for i in range(first, last + 1)]
-    near = [n if (i >= -first) == high else 0 for i, n in enumerate(total)]
+    grid = _grid(float(about["lo"]), float(about["hi"]), limit, bool(about["whole"]), high != inclusive)
+    sql = PAIRS.format(view=view, limit=repr(limit), width=repr(grid.width), round="ceil" if grid.up else "floor")
+    total = grid.counts(inquiry.ask(f"pairs_of_{stage}", sql), ("pairs",))["pairs"]
+    near = [n if (i >= -grid.first) == high else 0 for i, n in enumerate(total)]
     rest = [n - m for n, m in zip(total, near, strict=True)]
-    drawn = charts.histogram(
-        edges, [("beyond the limit", rest, "kept"), ("within the limit", near, "dropped")], f"Pairs seen by {visible(stage, 60)}", line=limit
-    )
-    return _block(stage, drawn, edges, _beyond(total, high), -first, high, inclusive, "pairs", True)
+    shown = [("beyond the limit", rest, "kept"), ("within the limit", near, "dropped")]
+    drawn = charts.histogram(grid.edges, shown, f"Pairs seen by {visible(stage, 60)}", line=limit)
+    return _block(stage, drawn, grid, _beyond(total, high, grid, about["noughts"]), high, inclusive, "pairs", True)
 
 
-def _beyond(total: list[int], high: bool) -> list[int]:
-    """For each edge: how many lie on the side that is dropped."""
-    return [sum(total[i:]) if high else sum(total[:i]) for i in range(len(total) + 1)]
+def _beyond(total: list[int], high: bool, grid: Grid, noughts: int) -> list[int]:
+    """For each edge: how many lie on the side that is dropped. `noughts`: how many scores are nought, and lie on the first edge where that is nought."""
+    on_first = noughts if grid.up and grid.edges[0] == 0 else 0  # a bin that holds its upper edge leaves out its lower one, but for nought
+    gone = [sum(total[i:]) if high else sum(total[:i]) for i in range(len(total) + 1)]
+    return [gone[0] - on_first if high else on_first, *gone[1:]]
 
 
-def _block(stage: str, svg: str, edges: list[float], gone: list[int], now: int, high: bool, inclusive: bool, unit: str, both: bool) -> dict[str, Any]:
-    sign = SIDES[high, inclusive]
+def _block(stage: str, svg: str, grid: Grid, gone: list[int], high: bool, inclusive: bool, unit: str, both: bool) -> dict[str, Any]:
+    edges, now, sign = grid.edges, -grid.first, SIDES[high, inclusive]
     notes = []
     if unit == "pairs":
         notes.append(
@@ -144,7 +169,8 @@ def _block(stage: str, svg: str, edges: list[float], gone: list[int], now: int, 
         )
     if not both:
         notes.append("Only dropped samples have a score here: what a limit beyond it would take cannot be read from them.")
-    shown = [{"limit": charts.short(e) if abs(e) >= 1e-9 else "0", "gone": n} for e, n in zip(edges, gone, strict=True)]
+    place = lambda edge: round(100 * (edge - edges[0]) / (edges[-1] - edges[0]), 3)
+    shown = [{"limit": charts.short(e) if abs(e) >= 1e-9 else "0", "gone": n, "at": place(e)} for e, n in zip(edges, gone, strict=True)]
     return {
         "kind": "what_if", "stage": visible(stage, 60), "svg": svg, "now": now, "steps": shown, "sign": sign, "unit": unit, "notes": notes,
         "ends": (edges[0], edges[-1]), "limit": edges[now],

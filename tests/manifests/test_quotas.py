@@ -1,12 +1,14 @@
 """Water-filling against a quadratic programme and against pouring one by one; whole numbers that add up."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize
 
-from manifests.quotas import GRID, level_fill, place_inside, rounded, water_fill
+from manifests.quotas import GRID, largest_remainder, level_fill, place_inside, rounded, water_fill
 
 
 def problem(seed: int):
@@ -75,6 +77,18 @@ def test_rounded_keeps_the_sum_and_rounds_the_largest_remainders_up(parts, total
     up, down = shares - np.floor(shares), found > shares + 1e-6
     if down.any() and (found < shares - 1e-6).any():
         assert up[down].min() >= up[found < shares - 1e-6].max() - 2 / GRID
+
+
+@settings(max_examples=300, deadline=None)
+@given(sizes=st.lists(st.integers(0, 60), min_size=1, max_size=9).filter(any), data=st.data())
+def test_largest_remainder_is_hamiltons_rule_in_fractions(sizes, data):
+    everyone = sum(sizes)
+    total = data.draw(st.integers(0, everyone))
+    exact = [Fraction(total * size, everyone) for size in sizes]
+    wanted = [int(share) for share in exact]
+    for group in sorted(range(len(sizes)), key=lambda g: (wanted[g] - exact[g], g))[: total - sum(wanted)]:
+        wanted[group] += 1
+    assert largest_remainder(total * np.array(sizes), everyone, total).tolist() == wanted
 
 
 def test_rounded_ties_go_to_the_first_and_last_bits_decide_nothing():

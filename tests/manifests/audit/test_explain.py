@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from manifests.audit.explain import explain, text
+from manifests.audit.visible import called
 from manifests.errors import Refusal
 from manifests.run import open_run
 from tests.manifests.audit.golden import check
@@ -67,6 +68,34 @@ def test_by_key_by_uid_by_prefix(run: Path) -> None:
         with pytest.raises(Refusal) as refused:
             explain(run, unknown)
         assert refused.value.slug == "no-such-sample"
+
+
+def test_files_are_called_by_their_paths(filed: Path) -> None:
+    rows = open_run(filed).ledger().to_pylist()
+    path = {row["uid"]: row["path"] for row in rows}
+    dropped = [row for row in rows if row["status"] == "dropped" and row["path"]]
+    seen = {"pool": 0, "tests": 0}
+    for row in dropped:
+        life = explain(filed, row["path"])
+        page = text(life)
+        assert page.startswith(f"{row['path']}  {row['uid'][:12]}  DROPPED") and ["key", row["key"]] in [line.split() for line in page.splitlines()]
+        witness = next((s["witness"] for s in life["stages"] if "witness" in s), None)
+        if witness:
+            where = "tests" if "pool" in witness else "pool"
+            seen[where] += 1
+            assert witness.get("path") == (f"web/{row['label_name']}/{witness['key']}.jpg" if where == "tests" else path[witness["uid"]])
+            assert f"witness {called(witness, 120)}  {witness['uid'][:12]}" in page
+    assert min(seen.values()) > 3
+    kept = next(row for row in rows if any(d["witness"] == row["uid"] and row["path"] for d in dropped))
+    life = explain(filed, kept["uid"])
+    first = life["stands_for"]["first"]
+    assert [one["path"] for one in first] == [path[one["uid"]] for one in first] and called(first[0], 60) in text(life)
+
+
+def test_a_long_path_keeps_its_end(filed: Path) -> None:
+    life = explain(filed, "000011")
+    assert len(life["sample"]["path"]) > 300 and text(life).splitlines()[0].split("  ")[0].endswith("a very long name/end.jpg")
+    assert len(text(life).splitlines()[0]) < 220
 
 
 def test_a_score_of_nought_is_a_score(run: Path) -> None:

@@ -1,12 +1,16 @@
 """One SELECT, over the run's own tables and nothing else."""
 
+import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
-from manifests.audit.query import connect, query, select, text, view_name
+from manifests.audit.query import RESERVED_VIEWS, connect, query, select, text, view_name
+from manifests.cli import main
 from manifests.errors import Refusal
 from manifests.run import open_run
 
@@ -89,6 +93,27 @@ def test_a_missing_part_hides_only_its_view(run: Path, copied) -> None:
 def test_text_shows_no_control_characters(hostile_run: Path) -> None:
     page = text(query(hostile_run, "SELECT key, caption, label_name FROM ledger", limit=None))
     assert not [c for c in page if (ord(c) < 32 and c != "\n") or 0x7F <= ord(c) < 0xA0 or 0x202A <= ord(c) <= 0x202E or 0x2066 <= ord(c) <= 0x2069]
+
+
+def test_json_spells_bytes_as_explain_does(run: Path) -> None:
+    sql = "SELECT uid, content, phash, DATE '2026-03-01' AS day, TIMESTAMP '2026-03-01 04:05:06' AS at, 1.50::DECIMAL(9, 2) AS d FROM samples ORDER BY uid LIMIT 3"
+    said = CliRunner().invoke(main, ["query", str(run), sql, "--json"])
+    rows = json.loads(said.output)["rows"]
+    for row in rows:
+        life = json.loads(CliRunner().invoke(main, ["explain", str(run), row["uid"], "--json"]).output)
+        columns = next(step["columns"] for step in life["stages"] if step["stage"] == "measure.perceptual_hash")
+        assert row["content"] == life["sample"]["content"] and len(bytes.fromhex(row["content"])) == 32 and row["phash"] == columns.get("phash")
+        assert (row["day"], row["at"], row["d"]) == ("2026-03-01", "2026-03-01T04:05:06", "1.50")
+    assert len(rows) == 3 and "b'" not in said.output
+
+
+def test_help_names_every_view(run: Path) -> None:
+    said = CliRunner().invoke(main, ["query", "--help"]).output
+    named = {line.split()[0] for line in said.splitlines() if re.match(r"  [A-Za-z_]+  ", line)}
+    assert named >= RESERVED_VIEWS - {"identity"} | {"STAGE", "edges_STAGE"}
+    has = {"ledger": {"label_name", "drop_reason", "weight"}, "samples": {"width", "blur", "phash"}, "dedup_perceptual": {"keep", "witness"}}
+    for view, columns in has.items():
+        assert columns <= set(query(run, f"SELECT * FROM {view} LIMIT 0").column_names) and all(c in said for c in columns)
 
 
 def test_a_connection_is_locked(run: Path) -> None:

@@ -192,3 +192,52 @@ def test_what_is_no_run_is_refused(tmp_path: Path, copied) -> None:
     (damaged / "run.json").write_text("{ not json")
     with pytest.raises(Refusal, match="broken-record"):
         verify(damaged)
+
+
+def cut_in_two(run: Path) -> tuple[Path, Path]:
+    """The same ledger in two files, the first of which ends with its first shard."""
+    file = the_ledger(run)
+    table = pq.read_table(file)
+    ends = int(pa.compute.sum(pa.compute.equal(table["shard"].cast(pa.string()), table["shard"][0].as_py())).as_py())
+    second = file.with_name("00001.parquet")
+    pq.write_table(table.slice(ends), second)
+    pq.write_table(table.slice(0, ends), file)
+    edit_json(run / "run.json", lambda b: b["outputs"].pop(f"ledger/{file.name}", None))
+    for generation in open_run(run).generations:
+        assert generation["ledger"] == [file.name]
+    edit_json(run / "run.json", lambda b: [g.update(ledger=[file.name, second.name]) for g in b.get("generations", [])])
+    return file, second
+
+
+TOLD = (
+    "a status is changed",
+    "a reason is changed",
+    "a score is NaN",
+    "a caption is changed",
+    "a key is changed",
+    "a uid stands twice",
+    "a truth is changed",
+)
+
+
+@pytest.mark.parametrize("name", ["", *TOLD])
+@pytest.mark.parametrize("which", [0, 1])
+def test_damage_in_either_of_two_ledger_files_is_found_in_it(copied, monkeypatch, name: str, which: int) -> None:
+    damaged = copied()
+    file = cut_in_two(damaged)[which]
+    if name:
+        monkeypatch.setitem(globals(), "the_ledger", lambda _: file)
+        DAMAGE[name][0](damaged)
+    result = verify(damaged)
+    assert result["whole"] == (not name), result["findings"]
+    assert not name or any(DAMAGE[name][2] in f["what"] for f in result["findings"])
+
+
+def test_of_the_ledger_only_what_is_compared_across_files_is_held(run: Path) -> None:
+    from manifests.audit.verify import ACROSS, _ledger
+
+    findings: list = []
+    held = _ledger(open_run(run), findings)
+    assert held is not None and not findings
+    assert held.column_names == list(ACROSS)
+    assert not {"caption", "content", "key", "source_uid", "witness"} & set(held.column_names)

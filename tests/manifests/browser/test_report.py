@@ -144,6 +144,27 @@ def test_search_by_key_and_uid_opens_the_card(opened: Watched, run: Path) -> Non
     assert "manifests explain run no such thing" in opened.status() and page.locator(".card").count() == 0
 
 
+@pytest.mark.parametrize(("width", "scheme"), VARIANTS)
+def test_search_finds_a_file_by_its_path(browser, filed: Path, tmp_path: Path, width: int, scheme: str) -> None:  # type: ignore[no-untyped-def]
+    watched = Watched(browser, report(filed, out=tmp_path / "report.html"), width, scheme)
+    page = watched.page
+    rows = query(filed, "SELECT uid, key, path FROM ledger WHERE path IS NOT NULL ORDER BY length(path) DESC, uid", limit=None).to_pylist()
+    odd = next(row for row in rows if "<b>" in row["path"])
+    for row in (rows[0], odd, rows[-1]):
+        for words in (row["path"], row["path"].upper(), f"/home/somebody/photographs/{row['path']}", row["key"]):
+            page.fill("#find", words)
+            card = page.locator(".card", has_text=row["uid"])
+            assert card.count() == 1, (words, watched.status())
+        shown = card.locator(".side .key").first.inner_text()
+        assert shown == row["path"] if len(row["path"]) <= 120 else len(shown) == 120 and row["path"].endswith(shown.split("…")[1])
+        assert card.locator(".side .key").first.evaluate("e => e.scrollWidth <= e.clientWidth")
+        card.locator("summary").click()
+        assert row["key"] in card.inner_text()
+    page.fill("#find", "")
+    assert watched.said == [] and page.evaluate("document.documentElement.scrollWidth") <= width
+    watched.close()
+
+
 def test_order_and_pages(opened: Watched) -> None:
     page = opened.page
     page.select_option("#f-fate", "dropped|labels.neighbours|label_disagrees")

@@ -1,5 +1,6 @@
 """The figures that are worked out and not only counted, against the plainest means."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,7 +74,9 @@ def test_a_moved_limit_is_exact_at_every_edge(run: Path) -> None:
         for step in block["steps"]:
             edge = float(step["limit"].replace(",", ""))
             assert step["gone"] == sum(below(s, edge) for s in scores), (block["stage"], edge)
-        assert block["steps"][0]["gone"] == 0 and block["steps"][-1]["gone"] == len(scores)
+        first, last = block["steps"][0], block["steps"][-1]
+        assert first["gone"] == sum(s == 0 and block["sign"] == "at or below" for s in scores) and last["gone"] == len(scores)
+        assert float(first["limit"]) >= 0 and (first["at"], last["at"]) == (0, 100)
     now = blocks["labels.neighbours"]["steps"][blocks["labels.neighbours"]["now"]]
     assert now["gone"] == sum(r["drop_stage"] == "labels.neighbours" for r in open_run(run).ledger().to_pylist()) and float(now["limit"]) == 0.2
 
@@ -101,6 +104,38 @@ def test_a_limit_that_drops_what_is_above(copied) -> None:
     for step in block["steps"]:
         edge = float(step["limit"])
         assert step["gone"] == sum((s >= edge - 1e-9) if "at or" in block["sign"] else (s > edge + 1e-9) for s in scores)
+
+
+SIDES = [(high, inclusive) for high in (True, False) for inclusive in (True, False)]
+LIMITS = [
+    (*side, limit) for side in SIDES for limit in (0.4, 0.37, 0.01, 0.0) if limit or side[0] != side[1]
+]  # at nought all, or none, would be dropped
+
+
+@pytest.mark.parametrize(("high", "inclusive", "limit"), LIMITS)
+def test_scores_that_are_never_negative_begin_at_nought(copied, high: bool, inclusive: bool, limit: float) -> None:
+    """Whichever side is dropped: no bin is below nought, those that are nought are counted, and every edge says what the scores say."""
+    gone = {(True, True): np.greater_equal, (True, False): np.greater, (False, True): np.less_equal, (False, False): np.less}[high, inclusive]
+
+    def alter(score: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        score = np.where(np.arange(len(score)) % 4 == 0, 0.0, np.where(np.arange(len(score)) % 4 == 1, limit, score))
+        return score, ~gone(score, limit), limit
+
+    run = altered(copied(), alter)
+    block = what_if(run)["labels.neighbours"]
+    with asking(run) as inquiry:
+        scores = np.array([r["score"] for r in inquiry.look_up("SELECT score FROM labels_neighbours WHERE score IS NOT NULL")])
+    assert (scores == 0).sum() > 3 and block["ends"][0] == pytest.approx(0 if limit else block["ends"][0])
+    edges = [float(step["limit"]) for step in block["steps"]]
+    for step, edge in zip(block["steps"], edges, strict=True):
+        close = np.isclose(scores, edge, atol=1e-3) & (scores != edge)  # as an edge is spelled with three digits
+        assert abs(step["gone"] - gone(scores, edge).sum()) <= close.sum(), (step, edge)
+    now = block["steps"][block["now"]]
+    assert float(now["limit"]) == limit and now["gone"] == gone(scores, limit).sum()
+    assert [step["at"] for step in block["steps"]] == pytest.approx([100 * (e - edges[0]) / (edges[-1] - edges[0]) for e in edges], abs=0.5)
+    tips = re.findall(r"<title>(\S+) to (\S+): (?:kept|dropped) ([\d,]+)</title>", block["svg"])
+    assert sum(int(n.replace(",", "")) for *_, n in tips) == len(scores)
+    assert limit == 0 or all(float(low) >= 0 for low, *_ in tips)
 
 
 def test_no_slider_where_one_limit_does_not_explain_the_verdicts(copied) -> None:

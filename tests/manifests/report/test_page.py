@@ -5,6 +5,7 @@ import hashlib
 import html
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -121,6 +122,56 @@ def test_hostile_text_stays_text(hostile_run: Path, tmp_path: Path) -> None:
     assert "<img src=x" not in text and "<!--<script" not in text
     assert not [c for c in text if (ord(c) < 32 and c != "\n") or 0x7F <= ord(c) < 0xA0 or 0x2028 <= ord(c) <= 0x202E or 0x2066 <= ord(c) <= 0x2069]
     json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+
+
+def test_cards_are_called_by_their_files(filed: Path, run: Path, text: str, tmp_path: Path) -> None:
+    """Dropped and kept ones, witnesses of the pool and of the tests, groups and suggestions; the key stands in the life; a long path keeps its end."""
+    page = report(filed, out=tmp_path / "filed.html").read_text()
+    path = {row["uid"]: row["path"] for row in open_run(filed).ledger(["uid", "path"]).to_pylist()}
+    cards = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])["cards"]
+    for card in cards:
+        assert card.get("p") == path[card["u"]] and card["k"]
+        if "w" in card and card["w"]["st"] == "evaluation":
+            assert card["w"]["p"] == f"web/{card['c']}/{card['w']['k']}.jpg"
+        elif "w" in card:
+            assert card["w"].get("p") == path[card["w"]["u"]]
+    assert {card["w"]["st"] for card in cards if "w" in card} >= {"kept", "evaluation"} and any("p" not in card for card in cards)
+    named = [html.unescape(name.replace("<wbr>", "")) for name in re.findall(r'<span class="key">(.*?)</span>', page)]
+    assert sum(name.startswith("web/") for name in named) > 20 and max(map(len, named)) <= 60
+    assert "\\xe9 <b>" not in page and 'placeholder="file, key or uid' in page
+    assert 'placeholder="key or uid' in text and '"p":' not in text
+
+
+def test_the_top_says_what_it_is_about(filed: Path, run: Path, tmp_path: Path) -> None:
+    """A run of an audit is called `run` as all of them are: then it is the folder that was audited. A run with a name keeps it."""
+
+    def top(folder: Path, **pool: object) -> tuple[str, str]:
+        record = json.loads((folder / "run.json").read_text())
+        for generation in record.get("generations", []):
+            generation["pools"] = [{**generation["pools"][0], **pool}]
+        record["pool"] |= {name: value for name, value in pool.items() if name != "source"}
+        (folder / "run.json").write_text(json.dumps(record))
+        found = page.heading(open_run(folder))
+        assert re.search(r"<h1>(.*?) <small>", report(folder, out=tmp_path / "page.html").read_text())[1] == html.escape(found[0])
+        return found[0], found[1].split(" · ")[0]
+
+    copy = Path(shutil.copytree(filed, tmp_path / "run"))
+    assert top(copy, name="pool", source="/home/u/holiday <2026>") == ("holiday <2026>", "from /home/u/holiday <2026>")
+    assert top(copy, name="pool", source="holiday")[0] == "holiday" and "pool" not in page.heading(open_run(copy))[1]
+    assert top(copy, name="birds", source="/home/u/holiday") == ("holiday", "pool birds from /home/u/holiday")
+    for nothing in (".", "..", None):
+        assert top(copy, name="pool", source=nothing)[0] == tmp_path.name
+    assert top(Path(shutil.move(copy, tmp_path / "messy")), name="birds", source="/home/u/holiday") == ("messy", "pool birds from /home/u/holiday")
+    assert top(Path(shutil.copytree(run, tmp_path / "old" / "run"))) == ("old", "pool tiny")
+
+
+def test_a_run_that_looks_for_no_crops_says_who_does(run: Path, text: str, copied) -> None:
+    assert text.count("dedup.copies finds them") == 1 and text.index('id="groups"') < text.index("dedup.copies finds them")
+    copy = copied()
+    record = json.loads((copy / "run.json").read_text())
+    next(stage for stage in record["stages"] if stage["id"] == "dedup.perceptual")["name"] = "dedup.copies"
+    (copy / "run.json").write_text(json.dumps(record))
+    assert "dedup.copies finds them" not in report(copy).read_text()
 
 
 def test_an_island_cannot_be_left() -> None:
