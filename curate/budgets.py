@@ -6,6 +6,7 @@ import numpy as np
 
 from curate.pool import Share
 from curate.recipe import ResolvedStage
+from manifests.quotas import largest_remainder
 
 Call = tuple[str, np.ndarray, dict[str, Any]]  # group, local rows, parameters
 
@@ -26,9 +27,10 @@ def calls(stage: ResolvedStage, groups: np.ndarray, settled: np.ndarray, gone: n
     here, size = inverse[: len(groups)], np.bincount(inverse, minlength=len(names))
     used = np.bincount(here, weights=settled, minlength=len(names)).astype(np.int64)
     counts = {name: shared_out(v.count, size, used) for name, v in stage.parameters.items() if isinstance(v, Share) and v.count is not None}
-    found = []
+    found, order = [], np.argsort(here, kind="stable")
+    ends = np.searchsorted(here[order], np.arange(len(names) + 1))
     for number, name in enumerate(names):
-        local = np.flatnonzero(here == number)
+        local = order[ends[number] : ends[number + 1]]
         if len(local):
             own = {
                 **_of_all(stage.parameters, len(local), int(size[number]) - len(local)),
@@ -52,18 +54,12 @@ def shared_out(total: int, sizes: np.ndarray, used: np.ndarray) -> np.ndarray:
     """
     counts, free = used.astype(np.int64), np.ones(len(sizes), bool)
     while free.any():
-        share = _largest_remainder(max(total - int(counts[~free].sum()), 0), np.where(free, sizes, 0))
+        among = np.where(free, sizes, 0)
+        everyone = int(among.sum())
+        rest = min(max(total - int(counts[~free].sum()), 0), everyone)
+        share = largest_remainder(rest * among, max(everyone, 1), rest)
         below = free & (share < used)
         if not below.any():
             return np.where(free, share, counts)
         free &= ~below
-    return counts
-
-
-def _largest_remainder(total: int, sizes: np.ndarray) -> np.ndarray:
-    total = min(total, int(sizes.sum()))
-    exact = total * sizes / max(sizes.sum(), 1)
-    counts = np.floor(exact).astype(np.int64)
-    order = np.lexsort((np.arange(len(sizes)), -(exact - counts)))
-    counts[order[: total - int(counts.sum())]] += 1
     return counts

@@ -12,6 +12,7 @@ from curate.frame import identity_digests
 from curate.measuring import index_digest, measure_stands, part_path
 from curate.recipe import ResolvedStage
 from curate.verdict_parts import decision_stands
+from curate.writing import OURS
 from manifests.digest import file_digest
 from manifests.publish import published_digest
 from manifests.run import Run
@@ -60,7 +61,7 @@ def discard(root: Path, recheck: bool) -> None:
     if not recheck:
         return
     for file in sorted((root / "shards").glob("*.tar")):
-        if str(file.relative_to(root)) not in recorded:
+        if OURS.fullmatch(file.name) and str(file.relative_to(root)) not in recorded:
             _remove(file)
     for top in (root, *sorted((root / "evaluations").glob("*"))):
         for file in sorted([*(top / "parts").rglob("*.parquet"), *(top / "edges").rglob("*.parquet")]):
@@ -69,9 +70,8 @@ def discard(root: Path, recheck: bool) -> None:
 
 
 def _remove(file: Path) -> None:
-    shard = file.parent.name == "shards" and file.name != "sizes.json"
-    number = file.name[:5]
-    for path in [file.with_name(f"{number}{end}") for end in (".tar", ".parquet", "_stats.json")] if shard else [file]:
+    shard = OURS.fullmatch(file.name) if file.parent.name == "shards" else None
+    for path in [file.with_name(f"{shard[1]}{end}") for end in (".tar", ".parquet", "_stats.json")] if shard else [file]:
         path.unlink(missing_ok=True)
 
 

@@ -1,7 +1,6 @@
 """What a finished run holds in place of its pool: frames from its parts alone, and for each decision its pairs and what was seen. `curate/replaying.py` asks it."""
 
 import inspect
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,14 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curate.asking import Reader, Recorded, needed_columns
 from curate.attached import attached_path
-from curate.building import measures_for
-from curate.deciding import Reader, Recorded, edges_path, needed_columns
 from curate.frame import Frame, identity_digests
 from curate.measuring import SHARD_KEY, index_digest, part_path, sidecar_digest
+from curate.plan import measures_for
 from curate.pool import Edges
 from curate.recipe import Recipe, ResolvedStage, VectorName
+from curate.shard_cache import cached_inputs
 from curate.stages import MEASURE, STAGES
+from curate.verdict_parts import edges_path
 from manifests.digest import digest
 from manifests.errors import Refusal
 from manifests.publish import published_digest
@@ -91,22 +92,13 @@ def described(root: Path, path: str, classes: tuple[str, ...], expected: str | N
     parts = {f"{file.parent.name}/{file.stem}": file for file in (root / "parts" / "measure.index").glob("*/*.parquet")}
     mine = [shard for shard in pool.shards if shard.id in parts]
     all_parts = sorted(Shard(file.parent.name, file.stem, "") for file in parts.values())
-    known = _cached(root)
+    known = cached_inputs(root)
     for shards in (mine, all_parts):
         inputs = [known.get(published_digest(parts[s.id]) or "") or _reckoned(s, parts[s.id], classes) for s in shards]
         if shards and None not in inputs and expected in (None, digest(inputs)):
             return with_attached(replace(pool, shards=tuple(shards), classes=classes), root), [str(i) for i in inputs]
     cure = "Run the same `curate build` again: it looks at every shard and notes it"
     raise Refusal("broken-record", str(root), "does not tell from which shards its parts were made", "cache/shards.json", cure)
-
-
-def _cached(root: Path) -> dict[str, str]:
-    """Digest of an index part -> input digest of its shard, as `cache/shards.json` has them."""
-    try:
-        cache = json.loads((root / "cache" / "shards.json").read_text(encoding="utf-8"))
-        return {index_digest(entry["digest"]): entry["digest"] for entry in cache.values()}
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
 
 
 def _reckoned(shard: Shard, part: Path, classes: tuple[str, ...]) -> str | None:

@@ -14,6 +14,7 @@ from curate.pool import Edges, Verdicts
 from curate.recipe import ResolvedStage
 from manifests.digest import digest
 from manifests.publish import EDGES_KEY, publish_table, published_digest
+from manifests.rows import column_rows
 from manifests.schema import EDGE, VERDICT
 from manifests.shards.pool_yaml import Shard
 
@@ -83,13 +84,12 @@ def _numbers(values: Any, kind: pa.DataType) -> pa.Array:
     return pa.array(array, kind, mask=~np.isfinite(array))
 
 
-def own_column(values: Any, kind: pa.DataType) -> pa.Array:
+def own_column(values: Any, kind: pa.DataType) -> "pa.Array | pa.ChunkedArray":
     """A method's own column, numpy or Arrow, as Arrow of type `kind`."""
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
+    is_arrow = isinstance(values, pa.Array | pa.ChunkedArray)
     if pa.types.is_floating(kind):
-        return _numbers(values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values, kind)
-    if isinstance(values, pa.Array):
+        return _numbers(values.to_numpy(zero_copy_only=False) if is_arrow else values, kind)
+    if is_arrow:
         return values.cast(kind)
     return pa.array(values.astype("U") if values.dtype.kind == "S" else values, kind)  # Arrow would keep the zeros that fill up a short `S`
 
@@ -99,7 +99,7 @@ def _in_order(pieces: Any, count: int) -> pa.ChunkedArray:
     rows = pieces["row"].to_numpy()
     position = np.full(count, -1, np.int64)
     position[rows] = np.arange(len(rows))
-    return pieces["value"].take(pa.array(position, mask=position < 0))
+    return column_rows(pieces["value"], position)
 
 
 def newer(edges: Edges, first: int) -> Edges:

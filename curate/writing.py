@@ -1,9 +1,10 @@
 """The end of a build: ledger, selection and shards, from the parts alone."""
 
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +16,14 @@ from curate.frame import Frame
 from curate.measuring import part_path
 from curate.recipe import Recipe
 from manifests.digest import digest, file_digest
-from manifests.ledger import fold_shard, law, ledger_stands, write_ledger, write_selection
+from manifests.ledger import fold_shard, law, ledger_stands, selected, write_ledger, write_selection
 from manifests.progress import Progress
+from manifests.publish import publish
+from manifests.rows import joined, rows_of
 from manifests.schema import DROPPED, KEPT, QUARANTINED
 from manifests.shards.write import ShardTask, layout, shard_stands, write_shard_task, write_sizes
 
-OURS = re.compile(r"\d{5}(\.tar|\.parquet|_stats\.json)")
+OURS = re.compile(r"(\d{5,})(\.tar|\.parquet|_stats\.json)")  # a number, and what we write of the shard of this number
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def finish(
         if is_old and known:
             untouched |= {name: known[name] for path in (*ledger, *tars) if (name := str(path.relative_to(root))) in known}
     totals = _count(files, int(frame.live.sum()), root)
-    write_selection(root / "selection.npy", _identities(files))
+    write_selection(root / "selection.npy", selected(pq.read_table(file, columns=["uid", "source_uid", "status"]) for file in files))
     if with_shards:
         write_sizes(root / "shards" / "sizes.json", sizes)
     _remove_stale(root / "shards", shards)
@@ -125,15 +128,6 @@ def recorded(root: Path, files: list[Path], known: dict[str, list[Any]] | None =
     return found
 
 
-def _identities(files: list[Path]) -> pa.ChunkedArray:
-    """The kept ids: `source_uid` where every kept row has one of 32 hex digits, else `uid`."""
-    table = pa.concat_tables([pq.read_table(f, columns=["uid", "source_uid", "status"], filters=pc.field("status") == KEPT) for f in files])
-    source = table["source_uid"]
-    hex_digits = pc.match_substring_regex(source, "^[0-9a-f]{32}$").fill_null(False)
-    usable = len(table) and pc.all(hex_digits).as_py() and pc.count_distinct(source).as_py() == len(table)
-    return source if usable else table["uid"]
-
-
 def _write_shards(
     frame: Frame, files: list[Path], generation: _Generation, root: Path, sizes: dict[str, int], workers: int, quiet: bool
 ) -> list[Path]:
@@ -152,12 +146,12 @@ def _write_shards(
 def _copy_samples(
     frame: Frame, files: list[Path], generation: _Generation, paths: list[Path], digests: list[str], root: Path, workers: int, quiet: bool
 ) -> list[int]:
-    kept = _kept_rows(frame, files, generation.rows)
+    kept = _kept_rows(frame, files, generation.rows, root / "scratch" / "kept.arrow")
     urls = {s.id: s.url for s in frame.shards}
     numbers = generation.out_shards
     bounds = np.searchsorted(generation.out_shard[generation.order], [*numbers, numbers.stop])  # they follow each other in this order
     tasks = (  # made as they are asked for: each holds the rows of its shard
-        ShardTask(path, kept.take(pa.array(generation.order[start:stop])), urls, made_of)
+        ShardTask(path, rows_of(kept, generation.order[start:stop]), urls, made_of)
         for path, made_of, start, stop in zip(paths, digests, bounds[:-1], bounds[1:], strict=True)
     )
     counts = []
@@ -168,14 +162,36 @@ def _copy_samples(
     return counts
 
 
-def _kept_rows(frame: Frame, files: list[Path], rows: slice) -> pa.Table:
-    """The kept rows of a generation's ledger files in pool order, with the members of each sample."""
-    ledger = pa.concat_tables([pq.read_table(f, filters=pc.field("status") == KEPT) for f in files], promote_options="permissive")
+def _kept_rows(frame: Frame, files: list[Path], rows: slice, scratch: Path) -> pa.Table:
+    """The kept rows of a generation's ledger files in pool order, with the members of each sample: one chunk a file, mapped from the disk, not held.
+
+    scratch    where each file's rows are put; it is mapped and loses its name, so the disk has it back when the table is let go
+    """
+    tables, at = [], rows.start
+    for file in files:
+        count = pq.read_metadata(file).num_rows
+        table = _kept_of_file(frame, file, slice(at, at + count))
+        at += count
+        publish(scratch, functools.partial(_write_arrow, table))
+        tables.append(pa.ipc.open_file(pa.memory_map(str(scratch))).read_all())
+        scratch.unlink()
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _kept_of_file(frame: Frame, file: Path, rows: slice) -> pa.Table:
+    """The kept rows of one ledger file, whose rows in the pool these are."""
+    ledger = pq.read_table(file, filters=pc.field("status") == KEPT)
+    first, last = np.searchsorted(frame.starts, rows.start, side="right") - 1, np.searchsorted(frame.starts, rows.stop)
     mine = np.zeros(len(frame.live), bool)
     mine[rows] = frame.live[rows]
-    members = frame.read("measure.index", ["members"], mine)["members"]
+    members = frame.read("measure.index", ["members"], mine, range(first, last))["members"]
     drop = ["status", "drop_stage", "drop_reason", "score", "threshold", "witness", "witness_pool"]
-    return ledger.drop_columns([c for c in drop if c in ledger.column_names]).append_column("members", members)
+    return joined(ledger.drop_columns([c for c in drop if c in ledger.column_names]).append_column("members", members))
+
+
+def _write_arrow(table: pa.Table, file: IO[bytes]) -> None:
+    with pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
 
 
 def _remove_stale(folder: Path, outputs: list[Path]) -> None:

@@ -1,4 +1,4 @@
-"""How a budget is shared out between groups that have a least and a most: water-filling, and whole numbers with the sum kept."""
+"""How a budget is shared out between groups: in proportion, or between a least and a most by water-filling; and whole numbers with the sum kept."""
 
 import numpy as np
 
@@ -35,11 +35,18 @@ def water_fill(target: np.ndarray, low: np.ndarray, high: np.ndarray, total: flo
 
 def rounded(shares: np.ndarray, total: int) -> np.ndarray:
     """(k,) int64 with sum `total`: each share rounded down or up, those with the largest remainder up, of equal ones the first. `shares` add up to `total`."""
-    on_grid = np.rint(shares * GRID)
-    whole = np.floor(on_grid / GRID).astype(np.int64)
-    largest = np.argsort(-(on_grid - whole * GRID), kind="stable")[: total - int(whole.sum())]
-    whole[largest] += 1
-    return whole
+    return largest_remainder(np.rint(shares * GRID).astype(np.int64), int(GRID), total)
+
+
+def largest_remainder(parts: np.ndarray, whole: int, total: int) -> np.ndarray:
+    """(k,) int64 with sum `total`: parts / whole rounded down or up, those with the largest remainder up, of equal ones the first.
+
+    parts    (k,) int64, that add up to about `total` * `whole`: shares of a total in proportion to sizes are total * sizes over the sum of the sizes
+    Whole numbers: no last bit of a quotient decides.
+    """
+    found = parts // whole
+    found[np.argsort(-(parts % whole), kind="stable")[: total - int(found.sum())]] += 1
+    return found
 
 
 def level_fill(low: np.ndarray, high: np.ndarray, total: int, turn: np.ndarray) -> np.ndarray:

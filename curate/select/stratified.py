@@ -5,9 +5,13 @@ import pyarrow as pa
 
 from curate.pool import Column, Pool, Share, Verdicts
 from manifests.errors import Refusal
+from manifests.quotas import largest_remainder
+from manifests.vectors.forecast import linear
 
 REASONS = ("not_drawn",)
 WRITES: dict[str, pa.DataType] = {}
+GROWS = "differs"
+forecast = linear
 
 
 def stratified(pool: Pool, *, keep: Share, by: Column = Column("label"), min_per_class: int = 0) -> Verdicts:  # noqa: B008
@@ -16,7 +20,7 @@ def stratified(pool: Pool, *, keep: Share, by: Column = Column("label"), min_per
     Decides     dropped ("not_drawn") when not drawn inside its class. Protected rows are kept first and counted in their class. No score, no witness.
     Guarantee   exactly `keep` rows (more only where more are protected). Without a floor every class gets its exact share rounded down or up: shares are cut
                 by largest remainder, a tie goes to the class that sorts first. A class smaller than the floor is kept whole.
-    Source      Neyman 1934 (proportional allocation); Hamilton's largest remainders
+    Source      Bowley 1926 (proportional allocation); Hamilton's largest remainders
     keep        how many to keep: a count (10000) or a fraction of the live rows (0 < 0.3 <= 1)
     by          the column whose values are the classes
     min_per_class   every class keeps at least this many; the others share what is left
@@ -54,12 +58,7 @@ def shares(size: np.ndarray, budget: int, floor: np.ndarray) -> np.ndarray:
         rest = budget - int(quota[~free].sum())
         below = free & (rest * size < floor * int(size[free].sum()))  # whole numbers: no rounding decides
         if not below.any():
-            total = int(size[free].sum())
-            exact = rest * size[free]
-            quota[free] = exact // total
-            spare = rest - int(quota[free].sum())
-            largest = np.argsort(-(exact % total), kind="stable")[:spare]
-            quota[np.flatnonzero(free)[largest]] += 1
+            quota[free] = largest_remainder(rest * size[free], int(size[free].sum()), rest)
             return quota
         free &= ~below
     return quota
