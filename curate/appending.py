@@ -1,29 +1,29 @@
 """`curate append`: a new pool for a finished run. Only what is new is measured, compared and written; what was decided stays unless asked."""
 
-import json
 import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from curate.building import ASIDE, Earlier, Options, run_stages
-from curate.engine_local import default_workers
+from curate.building import ASIDE, Earlier, run_stages
+from curate.forecasting import forecast
 from curate.generations import Generations, generations_of, same_place
-from curate.machine import memory_bytes, resolve_device
+from curate.machine import Options, memory_bytes, resolve_device
 from curate.measuring import shard_signature, sidecar_digest
 from curate.memory import fitting_workers
-from curate.plan import cached_digests, cached_shards, check_columns, evaluation_paths, forecast, measures_of
+from curate.plan import check_columns, evaluation_paths, measures_of
 from curate.recipe import Recipe, read_recipe
+from curate.shard_cache import cached_digests, cached_shards
 from curate.standing import discard, parts_stand
 from curate.stored import described
 from manifests.digest import digest
 from manifests.errors import Refusal
 from manifests.memory import family_bytes
+from manifests.processes import cores
 from manifests.progress import record_event
 from manifests.publish import locked
-from manifests.run import Run, open_run
-from manifests.schema import FORMAT
+from manifests.run import Run, open_run, read_record
 from manifests.shards.index import index_shard
 from manifests.shards.pool_yaml import PoolDescription, open_pool, recorded_pool
 
@@ -67,7 +67,7 @@ def append(
                 not stand
     """
     root = _root(run)
-    options = Options(workers or default_workers(), resolve_device(device), memory_bytes(memory), root / "events.jsonl", quiet)
+    options = Options(workers or cores(), resolve_device(device), memory_bytes(memory), root / "events.jsonl", quiet)
     with locked(root):
         started = time.monotonic()
         grown = _grown(root, pool, redecide)
@@ -93,7 +93,7 @@ def append_plan(
     root = _root(run)
     grown = _grown(root, pool, redecide)
     limit = memory_bytes(memory)
-    count = fitting_workers(workers or default_workers(), limit)
+    count = fitting_workers(workers or cores(), limit)
     new = grown.generations.pools[len(grown.pools) :]
     kept = {stage["id"]: stage["counts"].get("kept", 0) for stage in grown.record["stages"]}
     beside = dict.fromkeys(kept, grown.record["counts"]["rows"]) if redecide else kept
@@ -143,18 +143,7 @@ def _record(root: Path) -> dict[str, Any]:
     for path in (root / "run.json", root / ASIDE):
         if not path.is_file():
             continue
-        try:
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise Refusal("broken-record", str(path), "cannot be read", cure="Run the same `curate build` again") from error
-        if record.get("format", 0) > FORMAT:
-            raise Refusal(
-                "broken-record",
-                str(root),
-                f"is of format {record['format']}",
-                f"this keepset reads formats up to {FORMAT}",
-                "Install a newer keepset",
-            )
+        record = read_record(path)
         if record.get("shards") == "planned":
             break
         return record

@@ -1,60 +1,37 @@
 """Walk the plan: measure every shard, decide stage by stage, fold the ledger, write the shards. Everything resumes by digests."""
 
 import os
-import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from curate.attached import attached_digests, bring
 from curate.deciding import Setting, decide
-from curate.engine_local import default_workers, map_tasks
+from curate.forecasting import needs_of
 from curate.frame import Frame
-from curate.generations import Generations, as_grown, generations_of
-from curate.machine import device_workers, memory_bytes, resolve_device
-from curate.measuring import Measured, MeasureTask, measure_shard, part_path
-from curate.memory import fitting_workers, held_under, refuse_early, shares
-from curate.plan import (
-    attachments_read,
-    cached_digests,
-    cached_shards,
-    check_columns,
-    evaluation_names,
-    evaluation_paths,
-    measures_for,
-    measures_of,
-    needs_of,
-)
+from curate.generations import Generations, as_grown, generations_of, is_recorded, same_place
+from curate.machine import Options, memory_bytes, resolve_device
+from curate.memory import fitting_workers, held_under, refuse_early
+from curate.plan import attachments_read, check_columns, evaluation_names, evaluation_paths, measures_for
+from curate.pool_measuring import measure_pool
 from curate.recipe import Recipe, read_recipe
 from curate.recording import bounds_of, build_digest, generation_records, inputs_of, ledger_stages, publish_run
+from curate.reusing import link_run
+from curate.shard_cache import cached_digests
 from curate.stages import MEASURE
 from curate.standing import discard, parts_stand, verdicts_stand
 from curate.writing import finish, recorded
 from manifests.digest import digest
 from manifests.errors import Refusal
-from manifests.progress import Progress, record_event
-from manifests.publish import locked, publish, publish_bytes, publish_json
-from manifests.run import Run, open_run
-from manifests.shards.pool_yaml import PoolDescription, open_pool
+from manifests.processes import cores
+from manifests.progress import record_event
+from manifests.publish import locked, publish_bytes
+from manifests.run import Run, is_record, open_run
+from manifests.shards.pool_yaml import open_pool
 
 ASIDE = Path("scratch", "run.json")  # where an append puts the record that it is about to replace
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a build runs; none of it reaches a verdict."""
-
-    workers: int
-    device: str
-    memory: int
-    events: Path
-    quiet: bool = False
-    recheck: bool = False
 
 
 def build(
@@ -92,7 +69,7 @@ def build(
     generations = generations_of(resolved)
     for each in generations.pools:
         check_columns(resolved, each)
-    options = Options(workers or default_workers(), resolve_device(device), memory_bytes(memory), Path(out) / "events.jsonl", quiet, recheck)
+    options = Options(workers or cores(), resolve_device(device), memory_bytes(memory), Path(out) / "events.jsonl", quiet, recheck)
     _refuse_foreign(root)
     for other in reuse:
         if not (Path(other) / "parts").is_dir():
@@ -103,6 +80,7 @@ def build(
         if run is None:
             for other in reuse:
                 link_run(Path(other), root)
+            _tell_of_another_pool(root, generations, quiet)
             discard(root, recheck)
             run = run_stages(resolved, generations, root, options)
             record_event(root / "events.jsonl", "built", seconds=round(time.monotonic() - started, 3), **run.info["counts"])
@@ -156,9 +134,20 @@ def _refuse_foreign(root: Path) -> None:
         raise Refusal("not-a-run", str(root), f"holds {', '.join(foreign[:3])} and is no run", "an empty or a new folder, or a run to go on with")
 
 
+def _tell_of_another_pool(root: Path, generations: Generations, quiet: bool) -> None:
+    """Say so where the run in `root` was made from a pool of another name at another place: its result goes."""
+    try:
+        held = open_run(root).info["pool"]
+    except (Refusal, KeyError, TypeError):
+        return
+    pool = generations.whole
+    if not quiet and held["name"] != pool.name and not same_place(held["path"], pool.path):
+        _say(f"{root} holds a run of the pool {held['name']} ({held['path']}): what it has goes where it does not serve {pool.path}")
+
+
 def _finished(root: Path, recipe: Recipe, generations: Generations, recheck: bool) -> Run | None:
     """The run, where it is finished and nothing that it was made from has changed."""
-    if recheck or not (root / "run.json").exists():
+    if recheck or not is_record(root / "run.json"):
         return None
     inputs: dict[str, list[Any]] = {}
     for name, (folder, pools) in _pools(recipe, generations, root).items():
@@ -172,7 +161,7 @@ def _finished(root: Path, recipe: Recipe, generations: Generations, recheck: boo
         inputs[f"attached {name}"] = attached_digests(described, folder)
     try:
         run = open_run(root)
-        same = run.info["build_digest"] == build_digest(recipe, inputs | bounds_of(generations.bounds))
+        same = is_recorded(recipe, root) and run.info["build_digest"] == build_digest(recipe, inputs | bounds_of(generations.bounds))
         return run if same and verdicts_stand(run, generations.whole, generations.bounds) else None
     except (ValueError, KeyError, TypeError):  # a record that is damaged or edited
         return None
@@ -182,30 +171,6 @@ def _pools(recipe: Recipe, generations: Generations, root: Path) -> dict[str, tu
     """ "" -> the pool itself in its generations; evaluation path -> its folder in the run and its description."""
     names = evaluation_names(evaluation_paths(recipe))
     return {"": (root, generations), **{path: (root / "evaluations" / name, Generations((open_pool(path),))) for path, name in names.items()}}
-
-
-def link_run(other: Path, root: Path, link: Callable[[Path, Path], None] = os.link, wanted: Callable[[Path], bool] = lambda path: True) -> None:
-    """Hard-link (or copy) the vectors, edges, cache and then the parts of another run that this run has not; digests decide later whether they serve.
-
-    wanted    which of the files, by their path in the run
-    """
-    kinds = ("vectors", "edges", "cache", "evaluations", "parts")
-    found = [source for kind in kinds for source in sorted((other / kind).rglob("*")) if source.is_file() and not source.name.startswith(".")]
-    found = [source for source in found if wanted(source.relative_to(other))]
-    for source in sorted(found, key=lambda s: "parts" in s.relative_to(other).parts[:-1]):
-        target = root / source.relative_to(other)
-        if target.exists():
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            link(source.resolve(), target)
-        except OSError:
-            _copy(source, target)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with open(source, "rb") as given:
-        publish(target, lambda file: shutil.copyfileobj(given, file))
 
 
 @dataclass(frozen=True)
@@ -232,7 +197,8 @@ def run_stages(recipe: Recipe, generations: Generations, root: Path, options: Op
 
 def _run_stages(recipe: Recipe, generations: Generations, root: Path, options: Options, earlier: Earlier | None) -> Run:
     for stale in root.rglob(".*.tmp"):  # left by a process that was killed while it wrote
-        stale.unlink()
+        if stale.relative_to(root).parts[0] != "evidence":  # where a comparison may be at work under a lock of its own
+            stale.unlink(missing_ok=True)
     if earlier is None:
         _begin(recipe, root, keep_record=False)
     frames: dict[str, Frame] = {}
@@ -279,82 +245,10 @@ def _begin(recipe: Recipe, root: Path, keep_record: bool) -> None:
     publish_bytes(root / "recipe.yaml", recipe.yaml().encode())
 
 
-def measure_pool(
-    recipe: Recipe, generations: Generations, root: Path, options: Options, last: str | None = None, trusted: dict[str, str] | None = None
-) -> tuple[Frame, list[str]]:
-    """Run every measure over every shard of each generation into `root`.
-
-    last        an evaluation pool's path: only the measures that it needs
-    trusted     input digests of shards whose parts are known to stand: nothing of them is read again
-    """
-    results: dict[str, Measured] = {}
-    for each in generations.pools:
-        if trusted and all(shard.id in trusted for shard in each.shards):
-            results |= {s.id: measure_shard(MeasureTask(s, root, (), trusted[s.id], classes=each.classes)) for s in each.shards}
-        else:
-            results |= _measure(recipe, each, root, options, last)
-    pool = generations.whole
-    bring(pool, root, attachments_read(recipe, pool), anew=options.recheck, events=options.events, quiet=options.quiet)
-    _agree(root, pool)
-    frame = Frame(root, pool, [results[s.id].input_digest for s in pool.shards], _counts(pool, results), bounds=generations.bounds)
-    frame.identify()
-    frame.quarantine("measure.index")
-    names = {shard.id: each.name for each in generations.pools for shard in each.shards}
-    return frame, [f"{names[shard]}: {shard}: {text}" for shard, result in results.items() for text in result.damage]
-
-
-def _measure(recipe: Recipe, pool: PoolDescription, root: Path, options: Options, last: str | None) -> dict[str, Measured]:
-    """What the tasks of one pool report, by shard; the measures that need a device run after the others, in one process or, on CUDA, in several."""
-    wanted = None if last is None else {s.id for s in measures_for(recipe, last)}
-    known = cached_digests(root, pool, options.recheck)
-    results: dict[str, Measured] = {}
-    for device in (False, True):
-        stages = tuple(s for s in measures_of(recipe, device) if wanted is None or s.id in wanted)
-        if device and not stages:
-            break
-        workers = fitting_workers(options.workers, options.memory)
-        workers = device_workers(options.device, workers, options.memory) if device else workers
-        place, (share, room) = options.device if device else "cpu", shares(workers, options.memory)
-        tasks = [
-            MeasureTask(s, root, stages, results[s.id].input_digest if device else known.get(s.id), place, pool.classes, share, room)
-            for s in pool.shards
-        ]
-        what = f"{pool.name}: " + (", ".join(s.id.removeprefix("measure.") for s in stages) if stages else "index")
-        with Progress(what, len(tasks), "shards", options.events, options.quiet) as progress:
-            for result in map_tasks(measure_shard, tasks, workers=workers):
-                first = results.get(result.shard, result)  # the signature of before the first reading: what changed since is read again next time
-                results[result.shard] = replace(result, signature=first.signature)
-                progress.advance()
-    cache = {s.url: {"signature": results[s.id].signature, "digest": results[s.id].input_digest, "classes": list(pool.classes)} for s in pool.shards}
-    publish_json(root / "cache" / "shards.json", {**cached_shards(root), **cache})
-    return results
-
-
-def _agree(root: Path, pool: PoolDescription) -> None:
-    """One type a column over all shards, or types that one can be widened to. Raises `Refusal` [bad-pool]."""
-    seen: dict[str, tuple[pa.Field, str, pa.DataType]] = {}
-    for shard in pool.shards:
-        for field in pq.read_schema(part_path(root, "measure.index", shard)):
-            whole, first, kind = seen.get(field.name, (field, shard.id, field.type))
-            try:
-                (whole,) = pa.unify_schemas([pa.schema([whole]), pa.schema([field])], promote_options="permissive")
-            except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
-                given = f"column {field.name!r} is {kind} in {first} and {field.type} in {shard.id}"
-                raise Refusal("bad-pool", pool.path, given, "one type a column", "Write the column with one type in both sidecars") from error
-            seen[field.name] = (whole, shard.id, field.type) if pa.types.is_null(kind) else (whole, first, kind)
-
-
-def _counts(pool: PoolDescription, results: dict[str, Any]) -> Any:
-    import numpy as np
-
-    return np.array([results[s.id].rows for s in pool.shards], np.int64)
-
-
 def _stages(recipe: Recipe, frame: Frame, setting: Setting, root: Path, options: Options) -> dict[str, dict[str, Any]]:
     """Every stage in the recipe's order; returns the counts of each."""
     total = len(frame.live)
-    index_faults = _fault_counts(root, frame)
-    counts: dict[str, dict[str, Any]] = {"measure.index": {"in": total, "quarantined": index_faults}}
+    counts: dict[str, dict[str, Any]] = {"measure.index": {"in": total, "quarantined": frame.faults("measure.index")}}
     for stage in recipe.stages:
         if stage.name == "measure.index":
             continue
@@ -369,14 +263,6 @@ def _stages(recipe: Recipe, frame: Frame, setting: Setting, root: Path, options:
         if stage.kind != MEASURE and not options.quiet:
             _say(f"{stage.id}: {before:,} in, {before - after:,} dropped, {after:,} left")
     return counts
-
-
-def _fault_counts(root: Path, frame: Frame) -> dict[str, int]:
-    fault = frame.read("measure.index", ["fault"])["fault"].to_pylist()
-    found: dict[str, int] = {}
-    for slug in sorted(f for f in fault if f is not None):
-        found[slug] = found.get(slug, 0) + 1
-    return found
 
 
 def _say(line: str) -> None:
@@ -405,6 +291,3 @@ def _finish(
     publish_run(root, recipe, frame, counts, lineage)
     (root / ASIDE).unlink(missing_ok=True)
     return open_run(root)
-
-
-__all__ = ["build", "part_path", "pq"]

@@ -33,12 +33,15 @@ def audit(source: str, out: Path | None, workers: int | None, as_json: bool) -> 
     Example: curate audit ~/photos
     """
     from curate.auditing import audit as function
+    from curate.auditing import left_out, pool_made
 
     run = function(source, out=out, workers=workers)
     from manifests.audit.show import show, text
 
-    found = {"run": str(run.path), "report": str(run.path / "report.html"), "counts": run.info["counts"]}
-    emit(found, as_json, lambda v: f"{text(show(run.path))}\n\n{v['report']}")
+    made = pool_made(source, out)
+    noted = left_out(made) if made is not None else {}
+    found = {"run": str(run.path), "report": str(run.path / "report.html"), "counts": run.info["counts"], "ingest": noted}
+    emit(found, as_json, lambda v: f"{_lines(noted)}\n\n{text(show(run.path))}\n\n{v['report']}".lstrip())
 
 
 @main.command()
@@ -78,7 +81,7 @@ def ingest(
 @click.option("--name", required=True, help="What the attached columns or vectors are called.")
 @click.option("--key", help="The table's column that names samples (by default uid, source_uid, key or path), or TABLECOLUMN=POOLCOLUMN.")
 @click.option("--vectors", help="The table's column that holds vectors.")
-@click.option("--column", "columns", multiple=True, help="A column to attach; may be given again. Default: all.")
+@click.option("--column", "columns", multiple=True, help="A column to attach, not together with --vectors; may be given again. Default: all.")
 @JSON
 def attach(pool: str, table: str, name: str, key: str | None, vectors: str | None, columns: tuple[str, ...], as_json: bool) -> None:
     """Attach your own vectors, scores or columns to POOL, so that nothing is embedded twice.
@@ -108,6 +111,8 @@ def attach(pool: str, table: str, name: str, key: str | None, vectors: str | Non
 def build(recipe: str, pool: str | None, out: Path, settings: tuple[str, ...], reuse: tuple[Path, ...], workers: int | None, device: str, memory: str | None,
           dry_run: bool, recheck: bool, strict: bool, as_json: bool) -> None:  # fmt: skip
     """Curate a pool by RECIPE into a run. Run it again: it continues where it stopped, and redoes only what changed.
+
+    RECIPE is a YAML file, or one that ships with keepset: audit, photos or slices.
 
     Example: curate build recipe.yaml --pool pools/photos --out runs/photos
     """
@@ -148,7 +153,9 @@ def build(recipe: str, pool: str | None, out: Path, settings: tuple[str, ...], r
 @click.option("--order", metavar="STAGE,STAGE", help="These stages, in this order, take the places that they hold now.")
 @click.option("--recipe", help="A whole recipe instead of the run's own.")
 @click.option("--out", type=click.Path(path_type=Path), help="A new folder for the whole run; `curate build` then only writes its shards.")
-@click.option("--sweep", is_flag=True, help="Fold the run at several limits of each stage and store them for the sliders of the report.")
+@click.option(
+    "--sweep", is_flag=True, help="Fold the run at several values of each limit that can move and store them for the sliders of the report."
+)
 @DEVICE
 @click.option("--memory", help="Private memory to stay under, such as 4GiB; default: half of the machine.")
 @JSON
@@ -238,7 +245,6 @@ def _stamp(run: Path) -> int | None:
 
 
 def _lines(value: dict[str, Any]) -> str:
-    return "\n".join(
-        f"{name.replace('_', ' ')}: {', '.join(f'{k} {v}' for k, v in item.items()) if isinstance(item, dict) else item}"
-        for name, item in value.items()
-    )
+    from curate.ingest.pack import told
+
+    return "\n".join(told(value))

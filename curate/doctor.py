@@ -2,10 +2,11 @@
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import shutil
 from typing import Any
+
+from manifests.processes import cores
 
 PARTS = {  # package: (module, what it is for, how to get it)
     "pyarrow": ("pyarrow", "the record", "pip install keepset"),
@@ -31,7 +32,7 @@ def doctor() -> dict[str, Any]:
     from curate.machine import machine_memory
 
     return {
-        "keepset": _version("keepset"), "python": platform.python_version(), "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "keepset": _version("keepset"), "python": platform.python_version(), "cores": cores(),
         "memory_gib": round(machine_memory() / (1 << 30), 1), "free_disk_gib": round(shutil.disk_usage(".").free / (1 << 30), 1), "device": _device(), "packages": packages, "warnings": _warnings(),
     }  # fmt: skip
 

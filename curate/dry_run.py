@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from curate.engine_local import default_workers
+from curate.forecasting import forecast
 from curate.generations import as_grown, generations_of
 from curate.machine import memory_bytes, resolve_device
 from curate.measuring import file_signature
 from curate.memory import fitting_workers
-from curate.plan import check_columns, evaluation_paths, forecast
+from curate.plan import check_columns, evaluation_paths
 from curate.recipe import read_recipe
 from manifests.errors import Refusal
 from manifests.memory import family_bytes
+from manifests.processes import cores
 from manifests.progress import span
 from manifests.shards.pool_yaml import open_pool
 
@@ -42,7 +43,7 @@ def dry_run(
     for shard in description.shards:
         if file_signature(shard.url) is None:
             raise Refusal("no-such-file", shard.url, "this shard is missing", cure="Bring it back, or take it out of pool.yaml")
-    count = fitting_workers(workers or default_workers(), memory_bytes(memory))
+    count = fitting_workers(workers or cores(), memory_bytes(memory))
     rows, lines = forecast(resolved, description, Path(out), count, resolve_device(device), memory_bytes(memory), reuse=[Path(r) for r in reuse])
     return {
         "pool": resolved.pool, "shards": len(description.shards), "rows": rows, "workers": count, "memory_limit": memory_bytes(memory), "evaluations": evaluation_paths(resolved),

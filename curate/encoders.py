@@ -27,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 from manifests import images
+from manifests.digest import remembered_digest
 from manifests.errors import Refusal
 
 if TYPE_CHECKING:
@@ -96,14 +97,18 @@ def parse(spec: str, where: str = "encoder") -> Spec:
     return Spec(kind, model, weights or None, side)
 
 
-@lru_cache(maxsize=2)
 def open_encoder(spec: str, device: str = "cpu") -> Encoder:
-    """The encoder that `spec` names, on `device` ("cpu", "cuda" or "mps"); the last two stay open in this process.
+    """The encoder that `spec` names, on `device` ("cpu", "cuda" or "mps"); the last two stay open in this process while their files stay as they are.
 
     float32 on CPU and MPS, float16 arithmetic on CUDA. Nothing is unpickled but tensors.
 
     Raises `Refusal`: as `parse`; [bad-value] for an unknown model or weights that do not fit; [no-such-file] where weights are neither here nor to be had.
     """
+    return _opened(spec, device, *(remembered_digest(file) for file in weight_files(spec)))
+
+
+@lru_cache(maxsize=2)
+def _opened(spec: str, device: str, *weights: str) -> Encoder:
     parsed = parse(spec)
     if parsed.kind == "pixels":
         side = int(parsed.model)

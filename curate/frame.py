@@ -20,7 +20,7 @@ from manifests.publish import publish_table, published_digest, read_part
 from manifests.schema import IDENTITY, is_truth
 from manifests.shards.columns import types_of
 from manifests.shards.pool_yaml import PoolDescription, Shard
-from manifests.shards.read import ShardReader
+from manifests.shards.read import ShardReader, opened
 from manifests.vectors.store import Vectors, vectors_digest
 
 INDEX_ONLY = {"suffix", "offset", "size", "content", "fault", "members"}  # columns of the index that no decision reads
@@ -164,8 +164,11 @@ class Frame:
             if faulty[rows].any():
                 lineage.chain = digest(lineage.chain, stage_id, (rows.start + np.flatnonzero(faulty[rows])).tolist())
         self.live &= ~faulty
-        found = pc.value_counts(fault.filter(pa.array(faulty))).to_pylist()
-        return {item["values"]: item["counts"] for item in sorted(found, key=lambda item: item["values"])}
+        return _counted(fault.filter(pa.array(faulty)))
+
+    def faults(self, stage_id: str) -> dict[str, int]:
+        """Fault -> rows, of all rows in which a stage finds one."""
+        return _counted(self.read(stage_id, ["fault"])["fault"].drop_null())
 
     def read(self, stage: str, columns: list[str], rows: np.ndarray | None = None, shards: range | None = None) -> pa.Table:
         """`columns` of a stage's parts for all rows (of `shards`), or for `rows` (n,) bool, in shard order. A shard without a column gives nulls."""
@@ -253,12 +256,16 @@ class Frame:
     def _open(self, number: int) -> ShardReader:
         """The reader of a shard. Raises `Refusal` [no-such-file], which for a shard of an earlier generation says why it is needed."""
         try:
-            return _reader(self.shards[number].url)
+            return opened(self.shards[number].url, version=self.inputs[number])
         except Refusal as error:
             if error.slug != "no-such-file" or number >= self.bounds[-1]:
                 raise
             given = "this shard of an earlier generation is missing, and new pictures are compared with those that it kept"
             raise Refusal("no-such-file", error.where, given, "appended runs read their older pools where they were", "Bring it back") from error
+
+
+def _counted(faults: pa.ChunkedArray) -> dict[str, int]:
+    return {item["values"]: item["counts"] for item in sorted(pc.value_counts(faults).to_pylist(), key=lambda item: item["values"])}
 
 
 def identity_digests(inputs: list[str]) -> list[str]:
@@ -268,18 +275,6 @@ def identity_digests(inputs: list[str]) -> list[str]:
         before = digest("identity", 1, before, given)
         made_of.append(before)
     return made_of
-
-
-_READERS: dict[str, ShardReader] = {}
-
-
-def _reader(url: str) -> ShardReader:
-    """An open reader of a shard; at most 64 stay open."""
-    if url not in _READERS:
-        if len(_READERS) >= 64:
-            _READERS.pop(next(iter(_READERS)))
-        _READERS[url] = ShardReader(url)
-    return _READERS[url]
 
 
 __all__ = ["Frame", "index_digest"]

@@ -72,6 +72,15 @@ def as_grown(recipe: Recipe, root: Path) -> Recipe:
     raise Refusal("bad-recipe", str(root), given, "the same recipe and pool go on with it", cure)
 
 
+def is_recorded(recipe: Recipe, root: Path) -> bool:
+    """Does `recipe.yaml` in `root` tell of this recipe, whatever way its pool is written? A damaged one does not."""
+    try:
+        found = parse_recipe((root / "recipe.yaml").read_text(encoding="utf-8"), "")
+    except (Refusal, UnicodeDecodeError, FileNotFoundError):
+        return False
+    return replace(found, pool=recipe.pool).yaml() == recipe.yaml()
+
+
 def same_place(one: str | None, other: str | None) -> bool:
     """Do two paths or URLs of pools lead to the same place?"""
     places = [p if p is None or "://" in p else os.path.realpath(p.removesuffix("/pool.yaml")) for p in (one, other)]

@@ -2,11 +2,24 @@
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from manifests.errors import Refusal
 
 CUDA_BYTES, CUDA_HOST_BYTES = 4 << 30, 2 << 30  # what a process with an encoder takes of the card, and of the machine's private memory
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a build runs; none of it reaches a verdict."""
+
+    workers: int
+    device: str
+    memory: int
+    events: Path
+    quiet: bool = False
+    recheck: bool = False
 
 
 def resolve_device(device: str) -> str:

@@ -1,6 +1,5 @@
 """The measure pass: shard in, one aligned part a measure out. One task a shard; one decode serves all measures of the task."""
 
-import functools
 import inspect
 import json
 import os
@@ -14,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curate.engine_local import alone
+from curate.engine_local import alone, tell
 from curate.pool import Batch, Columns, FilePath, Look
 from curate.recipe import ResolvedStage
 from curate.stages import STAGES
-from manifests.digest import digest, file_digest
+from manifests.digest import digest, remembered_digest
 from manifests.errors import Refusal
 from manifests.images import Undecodable, Window, header
 from manifests.memory import enough, give_back, size
@@ -63,7 +62,7 @@ class Measured:
 
 def stage_key(stage: ResolvedStage, identity: str = "") -> dict[str, Any]:
     """What makes a stage's values: name, version, parameters, an encoder's identity, and the content of files that it is given."""
-    files = {path: _digest_of(path, *(file_signature(path) or [0, 0])) for path in stage.reads(FilePath) if file_signature(path)}
+    files = {path: remembered_digest(path) for path in stage.reads(FilePath) if file_signature(path)}
     return {"stage": stage.name, "version": STAGES[stage.name].version, "parameters": stage.plain()[stage.name], "encoder": identity, "files": files}
 
 
@@ -84,12 +83,7 @@ def encoder_identity(stage: ResolvedStage) -> str:
     from curate.encoders import weight_files
 
     files = weight_files(stage.parameters["encoder"])
-    return digest([_digest_of(str(f), *(file_signature(str(f)) or [0, 0])) for f in files]) if files else "published"
-
-
-@functools.lru_cache(maxsize=32)
-def _digest_of(path: str, size: int, time: int) -> str:
-    return file_digest(path)
+    return digest([remembered_digest(f) for f in files]) if files else "published"
 
 
 def file_signature(url: str) -> list[Any] | None:
@@ -123,7 +117,7 @@ def vector_path(root: Path, name: str, shard: Shard) -> Path:
 
 
 def measure_shard(task: MeasureTask) -> Measured:
-    """Write the parts of `task` that are not there with the right digest. Safe to repeat; other tasks never touch the same files."""
+    """Write the parts of `task` that are not there with the right digest; tell the rows that are done. Safe to repeat; no other task touches the same files."""
     signature = shard_signature(task.shard)  # before reading: a file that changes meanwhile is read again next time
     index_part = part_path(task.root, "measure.index", task.shard)
     known = task.known
@@ -135,6 +129,8 @@ def measure_shard(task: MeasureTask) -> Measured:
     rows = pq.read_metadata(index_part).num_rows
     if missing:
         _measure(task, missing, index_part, known)
+    else:
+        tell(rows)
     return Measured(task.shard.id, rows, known, damage, signature)
 
 
@@ -176,6 +172,7 @@ def sidecar_digest(shard: Shard) -> str:
 def _measure(task: MeasureTask, stages: list[ResolvedStage], index_part: Path, known: str) -> None:
     index = pq.read_table(index_part, columns=["offset", "size", "caption", "fault"])
     rows = np.flatnonzero(pc.is_null(index["fault"]).to_numpy(zero_copy_only=False))
+    tell(index.num_rows - len(rows))
     offsets, sizes = index["offset"].to_numpy(), index["size"].to_numpy()
     captions = index["caption"].to_pylist()
     pieces: dict[str, list[Columns]] = {stage.id: [] for stage in stages}
@@ -184,6 +181,7 @@ def _measure(task: MeasureTask, stages: list[ResolvedStage], index_part: Path, k
         for chosen, payloads, needed in _batches(reader, rows, offsets, sizes):
             if needed <= task.share:
                 _measure_batch(task, stages, payloads, [captions[i] for i in chosen], pieces, faults)
+                tell(len(chosen))
                 continue
             if needed > task.room:
                 given = f"measuring this picture takes up to {size(needed)}"
@@ -192,6 +190,7 @@ def _measure(task: MeasureTask, stages: list[ResolvedStage], index_part: Path, k
             with alone():
                 _measure_batch(task, stages, payloads, [captions[i] for i in chosen], pieces, faults)
                 give_back()
+            tell(len(chosen))
     for stage in stages:
         _publish(task, stage, pieces[stage.id], faults[stage.id], rows, index.num_rows, measure_digest(stage, known))
 
@@ -239,9 +238,12 @@ def _measure_batch(
 
 
 def looks(stages: list[ResolvedStage]) -> dict[Window | None, list[Look]]:
-    """What the measures ask of each picture, under each window: for `Batch`."""
+    """What the measures ask of each picture, under each window: for `Batch`.
+
+    In the order of their names, whatever the recipe's: `exact_hash` reads the whole picture and makes nothing beside it, so it comes before those that push it out of the cache.
+    """
     found: dict[Window | None, dict[Look, None]] = {}
-    for stage in stages:
+    for stage in sorted(stages, key=lambda stage: stage.name):
         if asked := getattr(inspect.getmodule(stage.function), "LOOKS", ()):
             found.setdefault(stage.parameters.get("window"), {}).update(dict.fromkeys(asked))
     return {window: list(asked) for window, asked in found.items()}

@@ -12,7 +12,7 @@ import yaml
 
 from curate.pool import Share
 from curate.stages import DECISION, MEASURE, STAGES
-from manifests.errors import Refusal
+from manifests.errors import Refusal, near
 from manifests.schema import written_column
 from manifests.signature import Column, Expression, PoolPaths, Preferred, VectorName, check, load, parameters, plain_value
 from manifests.strict_yaml import line_of, read_yaml
@@ -155,13 +155,21 @@ def parse_recipe(text: str, where: str, settings: list[str] | None = None, pool:
         raise Refusal("bad-recipe", where, "is not a recipe of format 1", "it starts with `format: 1`")
     for name in body:
         if name not in FIELDS:
-            raise Refusal("bad-recipe", f"{where}:{line_of(text, name)}", f"has the unknown field {name!r}", f"its fields: {', '.join(FIELDS)}")
+            raise Refusal(
+                "bad-recipe",
+                f"{where}:{line_of(text, name)}",
+                f"has the unknown field {name!r}",
+                f"its fields: {', '.join(FIELDS)}",
+                near(name, FIELDS),
+            )
     if not isinstance(body.get("stages"), list):
         raise Refusal("bad-recipe", where, "lists no stages", "`stages:` is a list")
     chosen = _settings(settings or [], where)
     stages = [_stage(item, f"{where}:{line_of(text, 'stages', i)}", chosen) for i, item in enumerate(body["stages"])]
     for key in chosen:
-        raise Refusal("unknown-stage", f"--set {key[0]}.{key[1]}", "names no stage of this recipe", f"its stages: {', '.join(s.id for s in stages)}")
+        ids = [stage.id for stage in stages]
+        cure = near(key[0], dict.fromkeys([*ids, *(stage.name for stage in stages)]))
+        raise Refusal("unknown-stage", f"--set {key[0]}.{key[1]}", "names no stage of this recipe", f"its stages: {', '.join(ids)}", cure)
     evaluate = body.get("evaluate") or []
     if not isinstance(evaluate, list) or not all(isinstance(e, str) for e in evaluate):
         raise Refusal("bad-recipe", f"{where}:{line_of(text, 'evaluate')}", f"evaluate is {evaluate!r}", "a list of pools")
@@ -173,7 +181,7 @@ def parse_recipe(text: str, where: str, settings: list[str] | None = None, pool:
         tuple(stages), pool or body.get("pool"), seed, tuple(evaluate), leakage not in (False, "off"), _shards(body.get("shards", {}), where),
         *_grown(body, where),
     )  # fmt: skip
-    return _checked(_with_leakage(recipe), where)
+    return _checked(_with_leakage(recipe, f"{where}:{line_of(text, 'evaluate')}" if evaluate else ""), where)
 
 
 def _grown(body: dict[str, Any], where: str) -> tuple[tuple[str, ...], int]:
@@ -205,7 +213,9 @@ def _stage(item: Any, where: str, chosen: dict[tuple[str, str], Any]) -> Resolve
         raise Refusal("bad-recipe", where, f"{item!r} is no stage", "one stage a list item: `- dedup.exact: {…}`")
     name, given = next(iter(item.items()))
     if name not in STAGES:
-        raise Refusal("unknown-stage", where, f"there is no stage {name!r}", f"the stages: {', '.join(STAGES)}", "`curate stages` describes them")
+        close = near(name, STAGES, {stage: stage.partition(".")[2] for stage in STAGES})
+        every = "" if close else f"the stages: {', '.join(STAGES)}"
+        raise Refusal("unknown-stage", where, f"there is no stage {name!r}", every, close or "`curate stages` describes them")
     if given is not None and not isinstance(given, dict):
         given = {_first_parameter(name, given, where): given}
     given = dict(given or {})
@@ -219,7 +229,8 @@ def _stage(item: Any, where: str, chosen: dict[tuple[str, str], Any]) -> Resolve
     for key in ("within", "protect"):
         if common[key] is not None and (not isinstance(common[key], str) or STAGES[name].kind == MEASURE):
             raise Refusal("bad-value", f"{where}: {name}", f"{key}: {common[key]!r}", "text, for a decision")
-    return ResolvedStage(stage_id, name, check(load(name, "curate"), given, f"{where}: {name}"), common["within"], common["protect"], where)
+    beside = ("as",) if STAGES[name].kind == MEASURE else COMMON
+    return ResolvedStage(stage_id, name, check(load(name, "curate"), given, f"{where}: {name}", beside), common["within"], common["protect"], where)
 
 
 def _first_parameter(name: str, given: Any, where: str) -> str:
@@ -242,14 +253,15 @@ def _shards(given: Any, where: str) -> dict[str, Any] | None:
     return shards
 
 
-def _with_leakage(recipe: Recipe) -> Recipe:
-    """`evaluate:` inserts `leakage.images` before the first decision, and the measures that it reads, unless listed or switched off."""
+def _with_leakage(recipe: Recipe, line: str) -> Recipe:
+    """`evaluate:`, which stands at `line`, inserts `leakage.images` before the first decision, and the measures it reads, unless listed or switched off."""
     named = {stage.name for stage in recipe.stages}
     if not recipe.evaluate or not recipe.leakage or "leakage.images" in named:
         return recipe
     stages = list(recipe.stages)
     first = next((i for i, stage in enumerate(stages) if stage.kind == DECISION), len(stages))
-    leak = ResolvedStage("leakage.images", "leakage.images", check(load("leakage.images", "curate"), {"against": list(recipe.evaluate)}, "evaluate"))
+    given = check(load("leakage.images", "curate"), {"against": list(recipe.evaluate)}, f"{line}: evaluate")
+    leak = ResolvedStage("leakage.images", "leakage.images", given, line=line)
     wanted = [name for name in ("measure.exact_hash", "measure.perceptual_hash") if name not in {s.name for s in stages[:first]}]
     added = [ResolvedStage(name, name, check(load(name, "curate"), {}, name)) for name in wanted]
     later = [s for s in stages[first:] if s.name not in wanted]

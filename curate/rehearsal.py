@@ -9,6 +9,7 @@ import pyarrow as pa
 from curate.pool import Pool
 from curate.recipe import Column, PoolPaths, ResolvedStage, VectorName
 from manifests.errors import Refusal
+from manifests.shards.pool_yaml import open_pool
 from manifests.vectors.store import Vectors
 
 DIM = 8  # of the vectors that are not there: nothing depends on it
@@ -18,8 +19,13 @@ def rehearse(stage: ResolvedStage, known: Mapping[str, Sequence[pa.DataType]]) -
     """Let a decision see a pool without rows whose columns have their real types. Every decision must stand that: earlier ones may leave nothing.
 
     known    column -> the types that it may have; a stage that reads one of several types, or one without any value, is not rehearsed
-    Raises what the method raises, with the recipe's line.
+    Raises what the method raises, and `Refusal` for an evaluation pool that is none, with the recipe's line.
     """
+    for path in stage.reads(PoolPaths):
+        try:
+            open_pool(path)
+        except Refusal as refusal:
+            raise Refusal(refusal.slug, f"{stage.place}: {refusal.where}", refusal.given, refusal.allowed, refusal.cure) from refusal
     columns = stage.reads(Column)
     if any(len(known[name]) != 1 or pa.types.is_null(known[name][0]) for name in columns):
         return

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from curate.building import link_run
 from curate.deciding import Setting, decide
 from curate.frame import Frame
 from curate.generations import Generations, same_place
@@ -19,6 +18,7 @@ from curate.machine import memory_bytes, resolve_device
 from curate.plan import check_columns, evaluation_paths
 from curate.recipe import Recipe, VectorName, read_recipe
 from curate.recording import build_digest, generation_records, inputs_of, ledger_stages, publish_run
+from curate.reusing import link_run
 from curate.stages import MEASURE
 from curate.stored import Stored, check_measures, described, evaluation_frames, frame_of, recorded_by, with_attached
 from curate.writing import finish
@@ -236,8 +236,9 @@ def text(found: dict[str, Any]) -> str:
     how = ", ".join(f"{stage} {word}" for stage, word in found["how"].items())
     cast = found["forecast"]
     lines = [*funnel_lines(found["funnel"]), "", f"how: {how or 'no decisions'}", "", flows(found["flows"]), ""]
+    shards = f"{cast['shards']:,} shard{'' if cast['shards'] == 1 else 's'}"
     lines.append(
-        f"a build would keep {cast['kept']:,} samples, {cast['bytes'] / 1e6:,.1f} MB, in {cast['shards']:,} shards of {cast['shard_bytes'] / 1e6:,.1f} MB in all"
+        f"a build would keep {cast['kept']:,} samples, {cast['bytes'] / 1e6:,.1f} MB, in {shards} of {cast['shard_bytes'] / 1e6:,.1f} MB in all"
     )
     if found["out"]:
         lines.append(f"written: {found['out']}; `curate build {found['out']}/recipe.yaml --out {found['out']}` writes its shards")

@@ -21,7 +21,7 @@ class Stage:
 
 
 STAGES = {
-    "measure.index": Stage(MEASURE, 1),
+    "measure.index": Stage(MEASURE, 2),
     "measure.quality": Stage(MEASURE, 1),
     "measure.exact_hash": Stage(MEASURE, 1),
     "measure.perceptual_hash": Stage(MEASURE, 3),
@@ -30,13 +30,13 @@ STAGES = {
     "keep.where": Stage(DECISION, 1),
     "keep.list": Stage(DECISION, 1),
     "dedup.exact": Stage(DECISION, 2),
-    "dedup.perceptual": Stage(DECISION, 3),
-    "dedup.copies": Stage(DECISION, 3, SAME_DEVICE),
+    "dedup.perceptual": Stage(DECISION, 4),
+    "dedup.copies": Stage(DECISION, 4, SAME_DEVICE),
     "dedup.all_pairs": Stage(DECISION, 2),
     "dedup.semantic": Stage(DECISION, 3),
     "dedup.semdedup": Stage(DECISION, 2),
     "dedup.mutual": Stage(DECISION, 2),
-    "leakage.images": Stage(DECISION, 4, SAME_DEVICE),
+    "leakage.images": Stage(DECISION, 5, SAME_DEVICE),
     "labels.neighbours": Stage(DECISION, 1),
     "reduce.redundancy": Stage(DECISION, 2),
     "reduce.series": Stage(DECISION, 1),

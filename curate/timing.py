@@ -3,8 +3,9 @@
 import functools
 import hashlib
 import time
+from typing import Any
 
-from curate.measuring import vector_name
+from curate.measuring import file_signature, vector_name
 from curate.pool import Batch
 from curate.recipe import Recipe
 from curate.stages import MEASURE
@@ -17,25 +18,30 @@ from manifests.shards.walk import walk
 SAMPLE_ROWS = 64
 
 
-@functools.lru_cache(maxsize=16)
 def density(shard: Shard) -> float:
     """Samples a byte of a shard, by its headers alone."""
-    with ShardReader(shard.url) as reader:
+    return _density(shard.url, *(file_signature(shard.url) or ()))
+
+
+@functools.lru_cache(maxsize=16)
+def _density(url: str, *signature: Any) -> float:
+    with ShardReader(url) as reader:
         return len(group(walk(reader).members)[0]) / max(reader.size, 1)
 
 
 @functools.lru_cache(maxsize=1)
-def _sample(shard: Shard) -> list[bytes]:
+def _sample(url: str, *signature: Any) -> list[bytes]:
     """The payloads of the first samples of a shard."""
-    table = index_shard(shard).table.slice(0, SAMPLE_ROWS)
-    with ShardReader(shard.url) as reader:
+    table = index_shard(Shard("", "", url)).table.slice(0, SAMPLE_ROWS)
+    with ShardReader(url) as reader:
         return [bytes(reader.payload(r["offset"], r["size"])) for r in table.to_pylist() if r["fault"] is None]
 
 
 def timed(recipe: Recipe, pool: PoolDescription, device: str) -> tuple[dict[str, float], dict[str, int], dict[str, int]]:
     """Seconds a sample of each measure, timed on up to 64 samples of the first shard (the first one warms up); values a row of each vector column that is
     measured; bytes that each measure has taken and kept."""
-    sample = _sample(pool.shards[0]) if pool.shards else []
+    first = pool.shards[0].url if pool.shards else ""
+    sample = _sample(first, *(file_signature(first) or ())) if first else []
     found: dict[str, float] = {}
     held: dict[str, int] = {}
     dims: dict[str, int] = {}

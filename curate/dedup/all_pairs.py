@@ -9,7 +9,7 @@ from curate.pool import Edges, Pool, Preferred, State, VectorName, Verdicts
 from manifests.errors import Refusal
 from manifests.star import first_kept, star
 from manifests.vectors.copies import Pairs, limit_of, spread, together, warn_of_many
-from manifests.vectors.forecast import pairs, require
+from manifests.vectors.forecast import Forecast, Size, pairs, require
 from manifests.vectors.products import OnCpu, OnDevice, Tile, products
 from manifests.vectors.store import Vectors
 from manifests.vectors.tiles import closest, equal_rows, within
@@ -17,7 +17,13 @@ from manifests.vectors.tiles import closest, equal_rows, within
 REASONS = ("near_duplicate",)
 WRITES: dict[str, pa.DataType] = {}
 MOVES = {"min_cosine": "floor_cosine", "prefer": ""}
+GROWS = "equal where each keeper is in the older part"
 BLOCK = 4096  # rows that are compared with all earlier ones in one round
+
+
+def forecast(size: Size, *, max_edges: int, **_: object) -> Forecast:
+    """All pairs, on the device where there is one."""
+    return pairs(size.rows, size.dims[0], max_edges, size.memory, size.device)
 
 
 def all_pairs(
@@ -64,7 +70,7 @@ def all_pairs(
 
 def _find(pool: Pool, stored: Vectors, threshold: float, prefer: builtins.list[Preferred], floor: float, max_edges: int) -> Edges:
     """All pairs down to the floor; of a crowd each row's first ones and its witness."""
-    require("dedup.all_pairs", pairs(len(pool), stored.dim, max_edges, pool.memory), pool.memory)
+    require("dedup.all_pairs", forecast(Size(len(pool), [stored.dim], pool.memory), max_edges=max_edges), pool.memory)
     rank = pool.keeper_order(prefer)
     order = np.argsort(rank)
     z, fixed, limit = _at_hand(stored.subset(order), pool.memory), pool.fixed[order], limit_of(len(pool), max_edges)

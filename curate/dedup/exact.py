@@ -11,10 +11,13 @@ import pyarrow.compute as pc
 from curate.pool import Column, Pool, Preferred, Verdicts
 from manifests.errors import Refusal
 from manifests.images import Undecodable, decode, header, values
+from manifests.vectors.forecast import linear
 
 REASONS = ("exact_duplicate",)
 WRITES = {"exact_group": pa.string(), "exact_size": pa.int32()}
 MOVES = {"prefer": "", "keeper": "", "confirm": ""}
+GROWS = "equal where each keeper is in the older part"
+forecast = linear
 WHERE = "dedup.exact"
 CONFIRMED = "exact_group"  # rows of one group were seen to have the same pixels, so that a replay need not look again
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from curate.pool import Edges, Pool, Preferred, State, VectorName, Verdicts
 from manifests.errors import Refusal
 from manifests.vectors.copies import Pairs, limit_of, spread, together
-from manifests.vectors.forecast import neighbours, require
+from manifests.vectors.forecast import Forecast, Size, neighbours, require
 from manifests.vectors.neighbours import knn
 from manifests.vectors.store import Vectors
 from manifests.vectors.tiles import equal_rows
@@ -16,8 +16,14 @@ from manifests.vectors.tiles import equal_rows
 REASONS = ("mutual_neighbour",)
 WRITES: dict[str, pa.DataType] = {}
 MOVES = {"min_cosine": "floor_cosine", "margin": "", "prefer": ""}
+GROWS = "differs"
 PAIRS_OF_ALL_ROWS = True  # of each row the nearest: among fewer rows others would be
 BLOCK = 65_536  # rows whose neighbours are found in one round
+
+
+def forecast(size: Size, *, num_neighbours: int, **_: object) -> Forecast:
+    """One search of nearest neighbours."""
+    return neighbours(size.rows, size.rows, size.dims[0], num_neighbours)
 
 
 def mutual(
@@ -102,7 +108,7 @@ def _couples(pool: Pool, head: np.ndarray, edges: Edges, some: np.ndarray, min_c
 def _find(pool: Pool, z: Vectors, prefer: builtins.list[Preferred], floor: float, num_neighbours: int, max_edges: int) -> Edges:
     """The nearest neighbours of every row down to the floor, each pair once."""
     n, rank = len(pool), pool.keeper_order(prefer)
-    require("dedup.mutual", neighbours(n, n, z.dim, num_neighbours), pool.memory)
+    require("dedup.mutual", forecast(Size(n, [z.dim], pool.memory), num_neighbours=num_neighbours), pool.memory)
     order = np.argsort(rank)
     first = np.empty(n, np.int64)
     first[order] = order[equal_rows(z.subset(order))]

@@ -11,17 +11,23 @@ from manifests.errors import Refusal
 from manifests.star import star
 from manifests.vectors.clusters import Cells, cells
 from manifests.vectors.copies import Pairs, limit_of, pairs_inside, spread, thinned, together, warn_of_many
-from manifests.vectors.forecast import inside_clusters, require
+from manifests.vectors.forecast import Forecast, Size, inside_clusters, require
 from manifests.vectors.store import Vectors
 from manifests.vectors.tiles import equal_rows
 
 REASONS = ("semantic_duplicate",)
 WRITES: dict[str, pa.DataType] = {}
 MOVES = {"min_cosine": "floor_cosine", "keep": "", "keeper": "", "prefer": ""}
+GROWS = "equal where each keeper is in the older part"
 PAIRS_OF_ALL_ROWS = True  # clusters are fitted on them
 ONE_CLUSTER = 4096  # pools up to this size are compared whole
 STEPS = 1 << 13  # thresholds that are tried for a share are multiples of 1 / STEPS
 TRIES = 65  # thresholds that are tried before a target is refused
+
+
+def forecast(size: Size, *, clusters: int | None, **_: object) -> Forecast:
+    """The clusters and the pairs inside them."""
+    return inside_clusters(size.rows, size.dims[0], clusters)
 
 
 def semantic(
@@ -100,7 +106,7 @@ def _find(
     """All pairs down to the floor; of a crowd those that decide at `min_cosine`."""
     n, limit = len(pool), limit_of(len(pool), max_edges)
     k = clusters or (1 if n <= ONE_CLUSTER else round(n**0.5))
-    needed = inside_clusters(n, z.dim, k)
+    needed = forecast(Size(n, [z.dim], pool.memory), clusters=k)
     require("dedup.semantic", needed, pool.memory)
     order = np.argsort(_keeper_order(pool, keeper, prefer, np.zeros(n)))  # equal rows are as far from the centre as each other
     first = np.empty(n, np.int64)

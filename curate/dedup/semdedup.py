@@ -9,15 +9,21 @@ from curate.pool import Edges, Pool, State, VectorName, Verdicts
 from manifests.errors import Refusal
 from manifests.vectors.clusters import Cells, assign, kmeans
 from manifests.vectors.copies import limit_of, pairs_inside, rivals, spread, warn_of_many
-from manifests.vectors.forecast import inside_clusters, require
+from manifests.vectors.forecast import Forecast, Size, inside_clusters, require
 from manifests.vectors.store import Vectors
 from manifests.vectors.tiles import equal_rows
 
 REASONS = ("semantic_duplicate",)
 WRITES = {"semdedup_rival": pa.string()}
 MOVES = {"min_cosine": "floor_cosine", "keeper": ""}
+GROWS = "differs"
 PAIRS_OF_ALL_ROWS = True  # clusters are fitted on them
 SAMPLE = 256  # rows a centre that k-means is fitted on, as faiss has it
+
+
+def forecast(size: Size, *, clusters: int | None, iterations: int, **_: object) -> Forecast:
+    """The clusters and the pairs inside them."""
+    return inside_clusters(size.rows, size.dims[0], clusters or _count(size.rows), iterations, SAMPLE, visits=0)
 
 
 def semdedup(
@@ -75,6 +81,11 @@ def semdedup(
     )  # fmt: skip
 
 
+def _count(rows: int) -> int:
+    """Of clusters, where nothing is said."""
+    return max(1, round(rows**0.5))
+
+
 def _keeper_order(pool: Pool, keeper: str, centre_cosine: np.ndarray) -> np.ndarray:
     """(n,) int64: the place of each row; only rows of one cluster are ever compared."""
     return pool.keeper_order((), {"farthest": centre_cosine, "nearest": -centre_cosine, "random": pool.lot("keeper")}[keeper])
@@ -93,8 +104,8 @@ def _rivals(rank: np.ndarray, edges: Edges) -> tuple[np.ndarray, np.ndarray]:
 def _find(pool: Pool, z: Vectors, clusters: int | None, keeper: str, iterations: int, floor: float, max_edges: int) -> Edges:
     """All pairs of one cluster down to the floor; of a crowd each row's rival."""
     n, limit = len(pool), limit_of(len(pool), max_edges)
-    k = clusters or max(1, round(n**0.5))
-    needed = inside_clusters(n, z.dim, k, iterations, SAMPLE, visits=0)
+    k = clusters or _count(n)
+    needed = forecast(Size(n, [z.dim], pool.memory), clusters=k, iterations=iterations)
     require("dedup.semdedup", needed, pool.memory)
 
     def cluster() -> State:

@@ -12,9 +12,12 @@ import pyarrow as pa
 
 from curate.pool import Column, FilePath, Pool, Verdicts
 from manifests.errors import Refusal
+from manifests.vectors.forecast import linear
 
 REASONS = ("listed", "not_listed")
 WRITES = {"list_reason": pa.string()}
+GROWS = "equal"
+forecast = linear
 FILES = "a .csv, .jsonl, .parquet or .txt file of ids, or a DataComp subset (.npy, u8,u8)"
 Reasons = dict[str, str | None]  # id -> the reason that the list gives for it
 

@@ -5,9 +5,12 @@ import pyarrow as pa
 
 from curate.pool import Expression, Pool, Verdicts
 from manifests.expression import evaluate
+from manifests.vectors.forecast import linear
 
 REASONS = ("where",)
 WRITES = {"where_holds": pa.bool_()}
+GROWS = "equal"
+forecast = linear
 
 
 def where(pool: Pool, *, keep: Expression) -> Verdicts:

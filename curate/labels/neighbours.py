@@ -4,11 +4,20 @@ import numpy as np
 import pyarrow as pa
 
 from curate.pool import Column, Pool, Share, VectorName, Verdicts
+from manifests.errors import Refusal
+from manifests.vectors.forecast import Forecast, Size, require
+from manifests.vectors.forecast import neighbours as searched
 from manifests.vectors.neighbours import knn
 
 REASONS = ("outvoted",)
 WRITES = {"neighbours_share": pa.float64()}
+GROWS = "differs"
 MIN_SHARE = 0.2
+
+
+def forecast(size: Size, *, k: int, rounds: int, **_: object) -> Forecast:
+    """A search of nearest neighbours each round."""
+    return searched(size.rows, size.rows, size.dims[0], k).times(rounds)
 
 
 def neighbours(
@@ -40,7 +49,12 @@ def neighbours(
                 then `within: label` is advised, and the default rule is better
     Writes      neighbours_share: float64, the share of the last round; null where nobody votes
     Cost        one exact search a round: rounds * n * n * d multiply-adds; 16 n k bytes
+    Errors      bad-value, does-not-fit
     """
+    if k < 1 or rounds < 1 or not 0 <= (0 if min_share is None else min_share) <= 1:
+        given = f"k {k}, rounds {rounds}, min_share {min_share}"
+        raise Refusal("bad-value", "labels.neighbours", given, "k and rounds from 1, a min_share of 0 to 1")
+    require("labels.neighbours", forecast(Size(len(pool), [pool.vectors(vectors).dim], pool.memory), k=k, rounds=rounds), pool.memory)
     limit = min_share if min_share is not None or keep is not None else MIN_SHARE
     coded = np.unique(pool.column(label), return_inverse=True)[1].astype(np.int64)
     voters = np.arange(len(pool))

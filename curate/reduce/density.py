@@ -6,13 +6,19 @@ import pyarrow as pa
 from curate.pool import Pool, Share, VectorName, Verdicts
 from manifests.errors import Refusal
 from manifests.quotas import GRID, place_inside, rounded, water_fill
-from manifests.vectors.forecast import clustered, require
+from manifests.vectors.forecast import Forecast, Size, clustered, require
 from manifests.vectors.neighbours import knn
 from manifests.vectors.partition import partition
 from manifests.vectors.store import Vectors
 
 REASONS = ("dense",)
 WRITES = {"density_cluster": pa.int64(), "density_quota": pa.int64()}
+GROWS = "differs"
+
+
+def forecast(size: Size, *, clusters: int, **_: object) -> Forecast:
+    """The clusters; what follows costs little."""
+    return clustered(size.rows, size.dims[0], clusters)
 
 
 def density(
@@ -54,7 +60,7 @@ def density(
         given = f"clusters {clusters}, temperature {temperature}, neighbours {neighbours}, min_share {min_share}"
         raise Refusal("bad-value", "reduce.density", given, "clusters and neighbours from 1, a temperature above 0, a min_share of 0 to 1")
     n = len(pool)
-    require("reduce.density", clustered(n, pool.vectors(vectors).dim, clusters), pool.memory)
+    require("reduce.density", forecast(Size(n, [pool.vectors(vectors).dim], pool.memory), clusters=clusters), pool.memory)
     order = np.argsort(pool.uid_rank)  # sums in this order do not depend on the rows'
     z, fixed = pool.vectors(vectors).subset(order), pool.fixed[order]
     cluster, cosine, centres = pool.once("clusters", lambda: partition(z, clusters, rng=pool.rng("clusters"), device=pool.device))

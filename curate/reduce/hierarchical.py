@@ -10,12 +10,18 @@ from curate.pool import Pool, Share, State, VectorName, Verdicts
 from manifests.errors import Refusal
 from manifests.quotas import level_fill, place_inside
 from manifests.vectors.clusters import assign, kmeans
-from manifests.vectors.forecast import clustered, require
+from manifests.vectors.forecast import Forecast, Size, clustered, require
 from manifests.vectors.partition import at_home
 from manifests.vectors.store import Vectors
 
 REASONS = ("crowded",)
 WRITES = {"hierarchical_path": pa.string(), "hierarchical_quota": pa.int64()}
+GROWS = "differs"
+
+
+def forecast(size: Size, *, clusters: builtins.list[int], resampling: int, nearest: builtins.list[int], **_: object) -> Forecast:
+    """The first level; further ones cost little."""
+    return clustered(size.rows, size.dims[0], clusters[0], resampling, nearest[0], is_sought=True)
 
 
 def hierarchical(
@@ -59,7 +65,8 @@ def hierarchical(
         given = f"clusters {clusters}, nearest {nearest}, resampling {resampling}"
         raise Refusal("bad-value", "reduce.hierarchical", given, "fewer clusters at each level, as many numbers in nearest, all from 1")
     n = len(pool)
-    require("reduce.hierarchical", clustered(n, pool.vectors(vectors).dim, clusters[0], resampling, nearest[0], is_sought=True), pool.memory)
+    needed = forecast(Size(n, [pool.vectors(vectors).dim], pool.memory), clusters=clusters, resampling=resampling, nearest=nearest)
+    require("reduce.hierarchical", needed, pool.memory)
     order = np.argsort(pool.uid_rank)
     z, fixed = pool.vectors(vectors).subset(order), pool.fixed[order]
     parents, cosine, points = [], np.empty(0), z

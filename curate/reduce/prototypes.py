@@ -8,11 +8,17 @@ import pyarrow as pa
 from curate.pool import Column, Pool, Share, VectorName, Verdicts
 from manifests.errors import Refusal
 from manifests.quotas import GRID, place_inside
-from manifests.vectors.forecast import clustered, require
+from manifests.vectors.forecast import Forecast, Size, clustered, require
 from manifests.vectors.partition import partition
 
 REASONS = ("too_easy", "too_hard")
 WRITES = {"prototypes_cluster": pa.int64(), "prototypes_distance": pa.float64()}
+GROWS = "differs"
+
+
+def forecast(size: Size, *, clusters: int, **_: object) -> Forecast:
+    """The clusters; what follows costs little."""
+    return clustered(size.rows, size.dims[0], clusters)
 
 
 def prototypes(
@@ -50,7 +56,7 @@ def prototypes(
     if clusters < 1 or not 0 <= floor <= 1:
         raise Refusal("bad-value", "reduce.prototypes", f"clusters {clusters}, floor {floor}", "clusters from 1, a floor of 0 to 1")
     n = len(pool)
-    require("reduce.prototypes", clustered(n, pool.vectors(vectors).dim, clusters), pool.memory)
+    require("reduce.prototypes", forecast(Size(n, [pool.vectors(vectors).dim], pool.memory), clusters=clusters), pool.memory)
     order = np.argsort(pool.uid_rank)
     z, fixed = pool.vectors(vectors).subset(order), pool.fixed[order]
     cluster, cosine, _ = pool.once("clusters", lambda: partition(z, clusters, rng=pool.rng("clusters"), device=pool.device))

@@ -7,15 +7,21 @@ import pyarrow as pa
 
 from curate.pool import Pool, Preferred, Share, State, VectorName, Verdicts
 from manifests.star import first_kept
-from manifests.vectors.forecast import cover, require
+from manifests.vectors.forecast import Forecast, Size, cover, require
 from manifests.vectors.neighbours import knn
 from manifests.vectors.store import Vectors, float32_error
 from manifests.vectors.tiles import closest, equal_rows, within
 
 REASONS = ("redundant",)
 WRITES: dict[str, pa.DataType] = {}
+GROWS = "differs"
 BLOCK = 4096  # rows that are compared with the kept ones at a time
 STEPS = 1 << 14  # thresholds that are tried lie at -1 + i / 2^13
+
+
+def forecast(size: Size, *, keep: Share, **_: object) -> Forecast:
+    """The walks of the bisection."""
+    return cover(size.rows, keep.of(size.rows), size.dims[0], size.memory)
 
 
 def redundancy(
@@ -41,7 +47,7 @@ def redundancy(
     Cost        15 walks of at most n * kept * d multiply-adds in float32; a walk ends as soon as it keeps too many. 2 n d bytes and 200 MiB at work
     Errors      does-not-fit
     """
-    require("reduce.redundancy", cover(len(pool), keep.of(len(pool)), pool.vectors(vectors).dim, pool.memory), pool.memory)
+    require("reduce.redundancy", forecast(Size(len(pool), [pool.vectors(vectors).dim], pool.memory), keep=keep), pool.memory)
     order = np.argsort(pool.keeper_order(prefer))
     n, fixed, z = len(pool), pool.fixed[order], pool.vectors(vectors).subset(order)
     if 2 * n * z.dim <= pool.memory // 4:  # rows that are read again and again then lie side by side

@@ -10,11 +10,17 @@ from manifests.errors import Refusal
 from manifests.series import walks
 from manifests.star import star
 from manifests.vectors import hamming
-from manifests.vectors.forecast import listed, require
+from manifests.vectors.forecast import Forecast, Size, listed, near_hashes, require
 
 REASONS = ("redundant",)
 WRITES: dict[str, pa.DataType] = {}
 MOVES = {"max_distance": "floor_distance", "order": ""}
+GROWS = "equal where each keeper is in the older part"
+
+
+def forecast(size: Size, *, max_distance: int, **_: object) -> Forecast:
+    """As if all rows were one group. What their pairs need is asked for when the groups are known."""
+    return near_hashes(size.rows, size.rows, max_distance)
 
 
 def series(

@@ -4,13 +4,19 @@ import numpy as np
 import pyarrow as pa
 
 from curate.pool import Pool, Share, State, VectorName, Verdicts
-from manifests.vectors.forecast import farthest, require
+from manifests.vectors.forecast import Forecast, Size, farthest, require
 from manifests.vectors.store import Vectors, normalised
 from manifests.vectors.tiles import closest
 
 REASONS = ("covered",)
 WRITES = {"kcenter_rank": pa.int64()}
+GROWS = "differs"
 CANDIDATES = 1024  # farthest rows among which picks are made before the others hear of them
+
+
+def forecast(size: Size, *, keep: Share, **_: object) -> Forecast:
+    """The picks, in passes over all rows."""
+    return farthest(size.rows, keep.of(size.rows), size.dims[0])
 
 
 def kcenter(pool: Pool, *, vectors: VectorName, keep: Share) -> Verdicts:
@@ -31,7 +37,7 @@ def kcenter(pool: Pool, *, vectors: VectorName, keep: Share) -> Verdicts:
     z = pool.vectors(vectors)
     n = len(z)
     budget = max(keep.of(n), int(pool.fixed.sum()))
-    require("select.kcenter", farthest(n, budget, z.dim), pool.memory)
+    require("select.kcenter", forecast(Size(n, [z.dim], pool.memory), keep=Share(budget)), pool.memory)
 
     def pick_some(state: State) -> State:
         rank, best, nearest = state

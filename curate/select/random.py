@@ -4,9 +4,12 @@ import numpy as np
 import pyarrow as pa
 
 from curate.pool import Pool, Share, Verdicts
+from manifests.vectors.forecast import linear
 
 REASONS = ("not_drawn",)
 WRITES: dict[str, pa.DataType] = {}
+GROWS = "differs"
+forecast = linear
 
 
 def random(pool: Pool, *, keep: Share) -> Verdicts:

@@ -1,6 +1,7 @@
 """One contract for every stage of the table: a new row is tested the moment it exists. Inputs come from the signature, never from a name."""
 
 import ast
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from curate.stages import DECISION, MEASURE, STAGES
 from manifests.signature import first_sentence, load, parameters
 
 ROOT = Path(__file__).parents[2]
+GROWS = ("equal", "equal where each keeper is in the older part", "differs")  # a run that grew, against one build over both pools
 names = pytest.mark.parametrize("name", STAGES)
 decisions = pytest.mark.parametrize("name", [n for n, s in STAGES.items() if s.kind == DECISION])
 
@@ -18,15 +20,9 @@ decisions = pytest.mark.parametrize("name", [n for n, s in STAGES.items() if s.k
 @names
 def test_path_is_name(name):
     folder, file = name.split(".")
-    assert (ROOT / "curate" / folder / f"{file}.py").exists()
-    assert (ROOT / "tests" / "curate" / folder / f"test_{file}.py").exists()
-    assert load(name, "curate").__name__ == file
-
-
-def test_no_method_file_is_missing_from_the_table():
-    folders = {name.split(".")[0] for name in STAGES}
-    found = {f"{p.parent.name}.{p.stem}" for f in folders for p in (ROOT / "curate" / f).glob("*.py") if p.stem != "__init__"}
-    assert found == set(STAGES)
+    for path in (f"curate/{folder}/{file}.py", f"tests/curate/{folder}/test_{file}.py"):
+        assert (ROOT / path).exists(), f"{name} is in the table, and there is no {path}"
+    assert hasattr(importlib.import_module(f"curate.{name}"), file), f"curate/{folder}/{file}.py has no function {file}"
 
 
 @names
@@ -34,12 +30,11 @@ def test_the_docstring_is_a_page(name):
     function = load(name, "curate")
     page = inspect.getdoc(function) or ""
     sentence = first_sentence(name, "curate")
-    assert sentence.endswith(".")
-    assert len(sentence) <= 150
+    assert sentence.endswith(".") and len(sentence) <= 150, f"{name}: the first line of its docstring is one sentence of at most 150 characters"
     for parameter in parameters(function):
         assert re.search(rf"\b{parameter}\b", page), f"{parameter} has no line in the page of {name}"
     for word in ("Cost", "Source"):
-        assert word in page, f"{name}: no {word}"
+        assert word in page, f"{name}: its page has no {word}"
 
 
 @names
@@ -48,15 +43,21 @@ def test_every_parameter_is_typed_and_keyword_only(name):
     first, *rest = signature.parameters.values()
     assert first.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     for parameter in rest:
-        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        assert parameter.annotation is not inspect.Parameter.empty
+        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY, f"{name}: {parameter.name} stands before the *"
+        assert parameter.annotation is not inspect.Parameter.empty, f"{name}: {parameter.name} has no type"
 
 
 @decisions
 def test_reasons_are_a_closed_list_of_words(name):
-    reasons = inspect.getmodule(load(name, "curate")).REASONS
-    assert reasons
-    assert all(re.fullmatch(r"[a-z][a-z_]*", reason) for reason in reasons)
+    reasons = getattr(inspect.getmodule(load(name, "curate")), "REASONS", ())
+    assert reasons, f"the file of {name} has no REASONS: the words that it may give, such as ('not_drawn',)"
+    assert all(re.fullmatch(r"[a-z][a-z_]*", reason) for reason in reasons), f"{name}: REASONS {reasons}: words in small letters"
+
+
+@decisions
+def test_a_decision_says_what_appending_does_to_it(name):
+    word = getattr(inspect.getmodule(load(name, "curate")), "GROWS", None)
+    assert word in GROWS, f"the file of {name} has GROWS = {word!r}: one of {', '.join(map(repr, GROWS))}, see docs/ADDING.md"
 
 
 @names

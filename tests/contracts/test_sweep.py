@@ -36,7 +36,9 @@ def test_a_stop_is_the_replay_that_it_stands_for(measured, tmp_path, name):  # n
         stops = [stop for stop in whole if stop["parameter"] == parameter]
         assert len(stops) > 1 and sum(stop["is_run"] for stop in stops) == 1
         assert [stop["value"] for stop in stops] == sorted({stop["value"] for stop in stops})
-        assert any(stop["changed"] for stop in stops if stop["refused"] is None), "a slider that moves nothing"
+        assert any(stop["changed"] for stop in stops if stop["refused"] is None), (
+            f"the slider of {name}.{parameter} moves nothing: OTHERS above may have settings under which it does"
+        )
         kind = type(open_run(run.path).stages[-3].parameters[parameter])
         for number in sorted({0, len(stops) // 2, len(stops) - 1}):
             settings, out = [f"{name}.{parameter}={kind(stops[number]['value'])!r}"], tmp_path / f"{parameter}-{number}"

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import curate
+from curate import pool_measuring
 from manifests.errors import Refusal
 from manifests.ledger import read_selection
 from manifests.publish import locked
@@ -131,6 +133,14 @@ def test_a_finished_run_writes_nothing(home):
     }
 
 
+def test_another_spelling_of_the_pools_path_is_the_same_pool(home, monkeypatch):
+    before = written(home / "run")
+    monkeypatch.chdir(home)
+    for pool in ("pool", "./pool/", home / "run" / ".." / "pool"):
+        build(home, "run", pool=pool)
+        assert written(home / "run")["run.json"] == before["run.json"]
+
+
 def test_a_changed_parameter_redoes_that_stage_and_what_depends_on_it(home):
     build(home, "changed")
     before = written(home / "changed")
@@ -245,3 +255,58 @@ def test_a_recipe_with_fewer_shards_leaves_none_of_the_old_ones_and_nothing_of_t
     assert sorted(p.name for p in (run.path / "shards").glob("*.tar")) == ["00000.tar"]
     assert not (run.path / "shards" / "00001_stats.json").exists()
     assert note.read_text() == "keep me"
+
+
+def test_a_pool_that_was_replaced_at_its_place_is_read_anew_in_the_same_process(tmp_path):
+    rows = samples()
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("format: 1\nstages:\n  - measure.exact_hash:\n  - measure.perceptual_hash:\n  - dedup.perceptual:\nshards: false\n")
+    write_pool(tmp_path / "pool", rows[4:34])
+    build(tmp_path, "before", recipe=recipe)
+    shutil.rmtree(tmp_path / "pool")
+    write_pool(tmp_path / "pool", rows)
+    build(tmp_path, "after", recipe=recipe)
+    shutil.copytree(tmp_path / "pool", tmp_path / "elsewhere")
+    build(tmp_path, "fresh", recipe=recipe, pool=tmp_path / "elsewhere")
+    assert digests(tmp_path / "after") == digests(tmp_path / "fresh")
+
+
+def test_a_damaged_recipe_in_a_run_is_written_anew(home):
+    build(home, "torn")
+    whole = (home / "torn" / "recipe.yaml").read_bytes()
+    for damaged in (b"\xff\xfe", b"format: 1\nstages: [", whole.replace(b"keep: 12", b"keep: 11")):
+        (home / "torn" / "recipe.yaml").write_bytes(damaged)
+        build(home, "torn")
+        assert (home / "torn" / "recipe.yaml").read_bytes() == whole
+    (home / "torn" / "recipe.yaml").write_bytes(b"\xff\xfe")
+    build(home, "torn", "select.stratified.keep=11")
+    assert open_run(home / "torn").info["counts"]["kept"] == 11
+
+
+def test_what_a_comparison_is_writing_is_left_alone(home):
+    build(home, "compared")
+    theirs, ours = home / "compared" / "evidence" / "main" / ".scores.parquet.7.tmp", home / "compared" / "parts" / ".left.7.tmp"
+    theirs.parent.mkdir(parents=True)
+    theirs.touch()
+    ours.touch()
+    build(home, "compared", "select.stratified.keep=11")
+    assert theirs.exists() and not ours.exists()
+
+
+def test_shards_that_were_read_are_noted_while_others_are_still_read(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool_measuring, "SAVED", 0.0)
+    noted, note = [], pool_measuring._remember
+    monkeypatch.setattr(pool_measuring, "_remember", lambda root, pool, results: (noted.append(len(results)), note(root, pool, results)))
+    build(home, str(tmp_path / "noted"))
+    assert noted[:4] == [1, 2, 3, 3]
+
+
+def test_a_run_of_another_pool_goes_with_a_word(tmp_path, capsys):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("format: 1\nstages:\n  - measure.exact_hash:\n  - dedup.exact:\nshards: false\n")
+    write_pool(tmp_path / "one", samples()[:8], name="one")
+    write_pool(tmp_path / "two", samples()[8:16], name="two")
+    curate.build(recipe, pool=str(tmp_path / "one"), out=tmp_path / "run", workers=1, device="cpu")
+    assert "holds a run of the pool" not in capsys.readouterr().err
+    curate.build(recipe, pool=str(tmp_path / "two"), out=tmp_path / "run", workers=1, device="cpu")
+    assert "run holds a run of the pool one" in capsys.readouterr().err

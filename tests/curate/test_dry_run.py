@@ -5,10 +5,9 @@ import yaml
 
 import curate
 from curate.dry_run import dry_run, text
-from curate.plan import _decision_cost
+from curate.forecasting import decision_forecast
 from curate.recipe import parse_recipe
-from curate.stages import DECISION, STAGES
-from tests.contracts.test_stage_law import configured
+from manifests.errors import Refusal
 from tests.small_pool import write_evaluation_pool, write_pool
 
 RECIPE = 'format: 1\nstages:\n  - measure.quality:\n  - measure.vectors: {encoder: "pixels:4"}\n  - select.kcenter: {vectors: vectors, keep: 5}\nshards: false\n'
@@ -68,6 +67,18 @@ def test_evaluation_pools_have_lines_of_their_own(tmp_path):
     assert all(s["done"] == s["parts"] for s in dry_run(recipe, **{**given, "out": tmp_path / "new"}, reuse=[tmp_path / "run"])["stages"])
 
 
+@pytest.mark.parametrize("stage", ["", "  - leakage.images: {against: [nope/test]}\n"])
+def test_an_evaluation_pool_that_is_not_there_is_refused_with_the_recipes_line(tmp_path, stage):
+    recipe = tmp_path / "r.yaml"
+    measures = "stages:\n  - measure.exact_hash:\n  - measure.perceptual_hash:\n"
+    recipe.write_text(f"format: 1\n{measures}{stage}shards: false\n" + ("" if stage else "evaluate: [nope/test]\n"))
+    given = {"pool": str(write_pool(tmp_path / "pool")), "out": tmp_path / "run", "workers": 1, "device": "cpu"}
+    for build in (dry_run, lambda *args, **more: curate.build(*args, **more, quiet=True)):
+        with pytest.raises(Refusal, match=rf"r\.yaml:{5 if stage else 6}: leakage\.images: nope/test: holds no pool\.yaml.*\[no-such-file\]"):
+            build(recipe, **given)
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_does_not_fit_shows_in_the_plan(tmp_path):
     pool = write_pool(tmp_path / "pool")
     recipe = tmp_path / "r.yaml"
@@ -78,27 +89,28 @@ def test_what_does_not_fit_shows_in_the_plan(tmp_path):
     assert "more than the limit" not in text(dry_run(recipe, pool=str(pool), out=tmp_path / "run", workers=1, device="cpu", memory="64GiB"))
 
 
-@pytest.mark.parametrize("name", [n for n, s in STAGES.items() if s.kind == DECISION])
-def test_every_decision_is_forecast_from_its_defaults(name, tmp_path):
-    """More rows never take less. Where it follows from the sizes of groups, nothing is said."""
-    recipe = parse_recipe(yaml.safe_dump({"format": 1, "stages": [configured(name, tmp_path)]}), "recipe")
-    small, large = (_decision_cost(recipe.stages[0], rows, {"pixels": 64}, 4 << 30) for rows in (1000, 1_000_000))
-    if name == "reduce.information":
-        assert small == large == (None, None)
-        return
-    assert 0 < small[0]() <= large[0]()
-    assert 0 < small[1] <= large[1]
-
-
 def test_leakage_is_forecast_by_the_evaluation_pools(tmp_path):
     """Larger tests, vectors and verified copies take more; of vectors whose width is not known nothing is said."""
     given = [{}, {"vectors": "pixels"}, {"vectors": "pixels", "min_copied": 0.4}]
     stages = [{"leakage.images": {"against": [str(tmp_path / "a"), str(tmp_path / "b")], "as": f"l{i}", **more}} for i, more in enumerate(given)]
     recipe = parse_recipe(yaml.safe_dump({"format": 1, "stages": stages}), "recipe")
     sizes = ({str(tmp_path / "a"): 10, str(tmp_path / "b"): count} for count in (10, 1_000_000))
-    few, many = ([_decision_cost(stage, 50_000, {"pixels": 64}, 4 << 30, tests) for stage in recipe.stages] for tests in sizes)
+    few, many = ([decision_forecast(stage, 50_000, {"pixels": 64}, 4 << 30, tests) for stage in recipe.stages] for tests in sizes)
     for costs in (few, many):
-        took, needed = [cost[0]() for cost in costs], [cost[1] for cost in costs]
+        took, needed = [cost.seconds() for cost in costs], [cost.memory for cost in costs]
         assert took == sorted(took) and needed == sorted(needed)
-    assert all(b[0]() > a[0]() and b[1] > a[1] for a, b in zip(few, many, strict=True))
-    assert _decision_cost(recipe.stages[1], 1000, {}, 4 << 30) == (None, None)
+    assert all(b.seconds() > a.seconds() and b.memory > a.memory for a, b in zip(few, many, strict=True))
+    assert decision_forecast(recipe.stages[1], 1000, {}, 4 << 30) is None
+
+
+def test_a_device_serves_the_decision_that_uses_it(monkeypatch):
+    """Three thousand times faster there: `dedup.all_pairs` alone is forecast by that rate."""
+    from manifests.vectors import forecast
+
+    rates = forecast.Rates(1e9, 1e9, 1e9)
+    monkeypatch.setattr(forecast, "measured_on", lambda device: rates if device == "cpu" else forecast.Rates(3e12, 3e12, 1e9))
+    stages = [{"dedup.all_pairs": {"vectors": "pixels"}}, {"select.kcenter": {"vectors": "pixels", "keep": 0.1}}]
+    recipe = parse_recipe(yaml.safe_dump({"format": 1, "stages": stages}), "recipe")
+    here, there = ([decision_forecast(s, 50_000, {"pixels": 64}, 4 << 30, device=on).seconds() for s in recipe.stages] for on in ("cpu", "cuda"))
+    assert here[0] == pytest.approx(3000 * there[0]) and here[1] == there[1]
+    assert here[0] == pytest.approx(forecast.pairs(50_000, 64, 16, 4 << 30).seconds(rates))

@@ -116,9 +116,11 @@ def test_a_checkpoint_of_ours(weights, tmp_path):
     assert np.array_equal(encoder(PICTURES), same(PICTURES))
     assert encoder.side == 96
     (tmp_path / "config.json").write_text("{}")
-    open_encoder.cache_clear()
     with pytest.raises(Refusal, match="broken-record"):
         open_encoder(f"checkpoint:{tmp_path}")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_resnet", "keepset": own}))
+    save_file({name: -value for name, value in state.items()}, tmp_path / "model.safetensors")
+    assert not np.array_equal(open_encoder(f"checkpoint:{tmp_path}")(PICTURES), same(PICTURES))  # other weights in the same place
 
 
 def test_an_open_clip_model_with_a_weight_file(tmp_path):

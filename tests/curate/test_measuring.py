@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from curate import measuring
+from curate.engine_local import map_tasks
 from curate.measure.difference_hash import difference_hash, rises
 from curate.measure.exact_hash import pixels_digest
 from curate.measure.perceptual_hash import without_border
@@ -51,8 +53,8 @@ def watched(monkeypatch) -> list[bytes]:
 
 
 def test_measures_name_what_they_ask_under_each_window_once():
-    found = looks(stages(window=WINDOW))
-    assert found == {None: [glance, pixels_digest, without_border, rises], WINDOW: [rises]}
+    asked = stages(window=WINDOW)
+    assert looks(asked) == looks(asked[::-1]) == {None: [rises, pixels_digest, glance, without_border], WINDOW: [rises]}
     assert looks([ResolvedStage("v", "measure.vectors", {"encoder": "pixels:8"})]) == {}
 
 
@@ -114,3 +116,23 @@ def test_a_windowed_measure_does_not_take_what_was_seen_without():
     alone = [difference_hash(Batch([deep]), window=window)["dhash"].tobytes() for window in (None, WINDOW, None)]
     assert bits == alone
     assert len(set(bits)) == 2
+
+
+def test_a_task_tells_the_rows_that_are_done_and_its_parts_know_nothing_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "BATCH_ROWS", 20)
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number, body in enumerate(FILES):
+            info = tarfile.TarInfo(f"{number:03d}.jpg")
+            info.size = len(body)
+            tar.addfile(info, io.BytesIO(body))
+    shard = Shard("s", "a", str(tmp_path / "a.tar"))
+    plain = tuple(stages())
+    heard: list[int] = []
+    again: list[int] = []
+    for root, watch in (("watched", heard.append), ("alone", None), ("watched", again.append)):
+        assert [r.rows for r in map_tasks(measure_shard, [MeasureTask(shard, tmp_path / root, plain, None)], workers=1, watch=watch)] == [len(FILES)]
+    assert heard == [1, 21, 41, 61, len(FILES)]  # the empty file is told first: no measure sees it
+    assert again == [len(FILES)]
+    for stage in ("measure.index", *(s.id for s in plain)):
+        first, second = (part_path(tmp_path / root, stage, shard).read_bytes() for root in ("watched", "alone"))
+        assert first == second

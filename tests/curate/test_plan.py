@@ -71,6 +71,21 @@ def test_a_wrong_expression_is_refused_with_its_line_before_any_work(home, tmp_p
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("stage", "says"),
+    [
+        ('keep.where: "contrast > 2"', r"reads the unknown column 'contrast'; .*\. Add `- measure.quality:` before it \[unknown-column\]$"),
+        ('select.random: {keep: 0.5, protect: "phash IS NULL"}', r"'phash'; .*\. Add `- measure.perceptual_hash:` before it \[unknown-column\]$"),
+        ('keep.where: "no_such > 2"', r"reads the unknown column 'no_such'; [^.]* \[unknown-column\]$"),
+    ],
+)
+def test_an_expression_says_which_measure_would_write_its_column(home, tmp_path, stage, says):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"format: 1\nstages:\n  - {stage}\n")
+    with pytest.raises(Refusal, match=says):
+        curate.build(path, pool=str(home / "pool"), out=tmp_path / "run", quiet=True)
+
+
 def test_an_expression_that_protects_is_bound_as_well(home, tmp_path):
     path = recipe(tmp_path, "", "select.random: {keep: 0.5, protect: \"caption > 3 + 'x'\"}")
     with pytest.raises(Refusal, match=r"recipe\.yaml:5: select\.random: protect: .*cannot be run.*\[bad-sql\]"):
@@ -205,7 +220,7 @@ def test_a_column_of_the_sidecar_with_a_name_of_ours_is_known_by_the_name_that_i
     pq.write_table(pq.read_table(sidecar).append_column("width", pa.array([1, 2, 3])), sidecar)
     columns = pool_columns(open_pool(pool))
     assert columns["pool_width"] == (pa.int64(),) and "width" not in columns
-    with pytest.raises(Refusal, match=r"unknown column 'width'; near it: pool_width \[unknown-column\]"):
+    with pytest.raises(Refusal, match=r"unknown column 'width'; near it: pool_width. Add `- measure.quality:` before it \[unknown-column\]"):
         curate.build(_written(tmp_path, "width > 2"), pool=str(pool), out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
 

@@ -64,6 +64,27 @@ def test_what_is_wrong_is_named_with_its_line(text, slug, line):
     assert line in str(error)
 
 
+@pytest.mark.parametrize(
+    ("text", "settings", "said"),
+    [
+        (GOOD.replace("dedup.exact", "dedup.exakt"), (), "there is no stage 'dedup.exakt'. Did you mean dedup.exact"),
+        (GOOD.replace("dedup.exact", "exact"), (), "there is no stage 'exact'. Did you mean dedup.exact ["),
+        (GOOD.replace("dedup.exact", "zzz"), (), "the stages: measure.index"),
+        (GOOD.replace("keep: 0.5", "kep: 0.5"), (), "its parameters: keep, as, within, protect. Did you mean keep"),
+        (GOOD.replace("within: label", "witin: label"), (), "Did you mean within"),
+        (GOOD.replace("pool:", "pol:"), (), "Did you mean pool"),
+        (GOOD, ("dedup.exat.keeper=uid",), "Did you mean dedup.exact"),
+        (GOOD, ("select.randm.keep=2",), "Did you mean select.random"),
+        (GOOD.replace("{as: copies}", "{keeper: biggest}"), (), "keeper: 'biggest' was given; it takes one of uid, earliest ["),
+        (GOOD.replace("{as: copies}", "{keeper: earlest}"), (), "it takes one of uid, earliest. Did you mean earliest"),
+    ],
+)
+def test_what_is_nearly_right_is_said_once_with_what_was_meant(text, settings, said):
+    line = str(refused(text, *settings))
+    assert said in line
+    assert line.count("one of") <= 1
+
+
 def test_a_setting_for_no_stage_is_refused():
     assert refused(GOOD, "dedup.nothing.x=1").slug == "unknown-stage"
     assert refused(GOOD, "nonsense").slug == "bad-value"
@@ -75,6 +96,7 @@ def test_evaluate_inserts_leakage_and_its_measures():
     assert recipe.stages[2].parameters["against"] == ["pools/test"]
     off = parse_recipe(GOOD + "evaluate: [pools/test]\nleakage: off\n", "r.yaml")
     assert "leakage.images" not in [s.name for s in off.stages]
+    assert recipe.stages[2].place == "r.yaml:7: leakage.images"
 
 
 def test_a_bare_value_is_the_first_parameter():

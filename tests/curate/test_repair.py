@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import curate
-from curate import building, deciding
+from curate import building, deciding, pool_measuring, reusing
 from curate.attached import attached_digests
 from curate.generations import Generations
 from manifests.audit.verify import verify
@@ -124,14 +124,21 @@ def test_a_decision_never_takes_rows_without_a_vector_file_for_unjudged(home, co
     assert caught.value.slug == "broken-record"
 
 
+@pytest.mark.parametrize("body", ["{", "", "[]", "null", "{}", '{"format": 1, "pool": {}, "stages": [1]}'])
+def test_a_damaged_record_is_written_anew_by_the_same_build(home, copied, body):
+    (home / copied / "run.json").write_text(body)
+    build(home, copied)
+    assert digests(home / copied) == digests(home / "run") and verify(home / copied)["whole"]
+
+
 def test_a_link_that_fails_copies_whole_files_and_parts_last(home, tmp_path, monkeypatch):
     def refuse(source, target):
         raise OSError("another disk")
 
     copies = []
-    copy = building._copy
-    monkeypatch.setattr(building, "_copy", lambda s, t: (copies.append(t.relative_to(tmp_path)), copy(s, t)))
-    building.link_run(home / "run", tmp_path, link=refuse)
+    copy = reusing._copy
+    monkeypatch.setattr(reusing, "_copy", lambda s, t: (copies.append(t.relative_to(tmp_path)), copy(s, t)))
+    reusing.link_run(home / "run", tmp_path, link=refuse)
     is_part = ["parts" in c.parts for c in copies]
     assert is_part == sorted(is_part)
     assert digests(tmp_path)["vectors/pixels/crops/00000.arrow"] == digests(home / "run")["vectors/pixels/crops/00000.arrow"]
@@ -211,13 +218,13 @@ def test_columns_of_sources_agree_or_are_refused_by_name(tmp_path, kind, refused
 
 def test_edges_of_other_parameters_do_not_stay(home, copied, monkeypatch):
     edges = home / copied / MISSING["edges"]
-    verdicts = deciding._verdicts
+    verdicts = deciding.verdicts_of
 
     def without(*given):
         found, unjudged = verdicts(*given)
         return replace(found, edges=None), unjudged
 
-    monkeypatch.setattr(deciding, "_verdicts", without)
+    monkeypatch.setattr(deciding, "verdicts_of", without)
     build(home, copied, "dedup.perceptual.max_distance=3")
     assert not edges.exists()
     assert verify(home / copied)["whole"]
@@ -226,18 +233,18 @@ def test_edges_of_other_parameters_do_not_stay(home, copied, monkeypatch):
 def test_the_first_signature_is_kept(home, tmp_path, monkeypatch):
     measured = []
 
-    def twice(run, tasks, workers):
+    def twice(run, tasks, workers, watch):
         for task in tasks:
             found = replace(run(task), signature=[len(measured)])
             measured.append(found)
             yield found
 
-    monkeypatch.setattr(building, "map_tasks", twice)
-    measures = building.measures_of
-    monkeypatch.setattr(building, "measures_of", lambda recipe, device: measures(recipe, False)[device : device + 1])
+    monkeypatch.setattr(pool_measuring, "map_tasks", twice)
+    measures = pool_measuring.measures_of
+    monkeypatch.setattr(pool_measuring, "measures_of", lambda recipe, device: measures(recipe, False)[device : device + 1])
     resolved = building.read_recipe(home / "recipe.yaml", [], str(home / "pool"))
     options = building.Options(1, "cpu", 1 << 30, tmp_path / "events.jsonl", True)
-    building.measure_pool(resolved, Generations((open_pool(str(home / "pool")),)), tmp_path, options)
+    pool_measuring.measure_pool(resolved, Generations((open_pool(str(home / "pool")),)), tmp_path, options)
     cache = json.loads((tmp_path / "cache" / "shards.json").read_text())
     assert len(measured) == 6
     assert sorted(entry["signature"] for entry in cache.values()) == [[0], [1], [2]]

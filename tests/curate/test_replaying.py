@@ -204,6 +204,8 @@ def test_shown_is_what_is_written(home, tmp_path, monkeypatch):
         assert shown[name] == wrote[name]
     assert shown["flows"]["moved"] == wrote["flows"]["moved"] != []
     assert "dedup.perceptual: near_duplicate" in text(shown)
+    assert "in 1 shard of " in text(shown | {"forecast": shown["forecast"] | {"shards": 1}})
+    assert "in 2 shards of " in text(shown | {"forecast": shown["forecast"] | {"shards": 2}})
     assert not list((tmp_path / "scratch").iterdir())
 
 

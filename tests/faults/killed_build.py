@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-import curate.deciding
+import curate.asking
 import manifests.publish
 from curate.appending import append
 from curate.building import build
@@ -15,7 +15,7 @@ from curate.building import build
 def main() -> None:
     """Build or append with workers=1; every moment goes to the log; the first that fits `kill_at` kills this process, as kill -9 does."""
     log, kill_at, recipe, pool, out = sys.argv[1:6]
-    curate.deciding.SCAN_SECONDS = 0.0  # publish every round of a scan, so that scans are hit too
+    curate.asking.SCAN_SECONDS = 0.0  # publish every round of a scan, so that scans are hit too
     name, _, part = kill_at.partition(" ")
 
     def moment(what: str, path: Path) -> None:
