@@ -4,6 +4,9 @@ Raise with ``raise Refusal("bad-value", where, given, allowed, cure)``. `assert`
 Each slug has an exit code here and a paragraph in ``docs/messages.md`` (a test compares the two lists).
 """
 
+import difflib
+from collections.abc import Iterable, Mapping
+
 DONE, BUG, WRONG_USE, BAD_SAMPLES, BROKEN_RECORD, DOES_NOT_FIT, LOCKED, STOPPED = 0, 1, 2, 3, 4, 5, 6, 130
 
 SLUGS = {  # slug: exit code, in alphabetical order
@@ -39,6 +42,18 @@ SLUGS = {  # slug: exit code, in alphabetical order
     "unknown-parameter": WRONG_USE,
     "unknown-stage": WRONG_USE,
 }
+
+
+def near(name: object, known: Iterable[str], short: Mapping[str, str] | None = None) -> str:
+    """The cure of a name that is nearly one of `known`: "Did you mean a or b"; empty where none is near.
+
+    short    further, shorter names of the known ones: tried where none of `known` is near
+    """
+    close = difflib.get_close_matches(str(name), list(known), n=2, cutoff=0.7)
+    if not close and short:
+        words = difflib.get_close_matches(str(name).rpartition(".")[2], list(short.values()), n=2, cutoff=0.7)
+        close = [full for full, word in short.items() if word in words]
+    return f"Did you mean {' or '.join(close)}" if close else ""
 
 
 class Refusal(Exception):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NewType, Union, get_args, get_origin
 
-from manifests.errors import Refusal
+from manifests.errors import Refusal, near
 
 Column = NewType("Column", str)  # the name of a column that an earlier stage or the pool writes
 Preferred = NewType("Preferred", str)  # such a column, of numbers: the row with the larger value is the one to keep, and null is the least
@@ -28,15 +28,17 @@ def parameters(function: Callable) -> dict[str, inspect.Parameter]:
     return {name: p.replace(annotation=hints[name]) for name, p in own.items()}
 
 
-def check(function: Callable, given: dict[str, Any], where: str) -> dict[str, Any]:
+def check(function: Callable, given: dict[str, Any], where: str, beside: tuple[str, ...] = ()) -> dict[str, Any]:
     """All parameters of `function` with `given` checked and the rest defaulted.
 
+    beside    names that may stand beside them and that the caller has taken out of `given`: for messages
     Raises `Refusal`: [unknown-parameter] for a name it has not, [bad-value] for a value of another type or a missing one.
     """
     known = parameters(function)
     for name in given:
         if name not in known:
-            raise Refusal("unknown-parameter", where, f"has no parameter {name!r}", f"its parameters: {', '.join(known) or 'none'}")
+            cure = near(name, [*known, *beside])
+            raise Refusal("unknown-parameter", where, f"has no parameter {name!r}", f"its parameters: {', '.join([*known, *beside]) or 'none'}", cure)
     resolved = {}
     for name, parameter in known.items():
         if name in given:
@@ -76,7 +78,8 @@ def convert(value: Any, kind: Any, where: str) -> Any:
     elif kind is Any or isinstance(value, kind):
         return value
     shown = "null" if value is None else repr(value)
-    raise Refusal("bad-value", where, f"{shown} is not {describe(asked)}", f"it takes {describe(asked)}")
+    names = [v for v in get_args(kind) if isinstance(v, str)] if origin is Literal else []
+    raise Refusal("bad-value", where, f"{shown} was given", f"it takes {describe(asked)}", near(value, names))
 
 
 def _convert_union(value: Any, kinds: tuple, where: str) -> Any:
@@ -89,7 +92,7 @@ def _convert_union(value: Any, kinds: tuple, where: str) -> Any:
             return convert(value, kind, where)
         except Refusal:
             continue
-    raise Refusal("bad-value", where, f"{value!r} is none of what it takes", f"it takes {' or '.join(describe(k) for k in kinds)}")
+    raise Refusal("bad-value", where, f"{value!r} was given", f"it takes {' or '.join(describe(k) for k in kinds)}")
 
 
 def _plain(kind: Any) -> Any:

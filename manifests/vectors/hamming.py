@@ -15,6 +15,8 @@ from math import comb
 
 import numpy as np
 
+from manifests.processes import cores
+
 __all__ = ["Pairs", "distances", "neighbours", "representatives", "seconds"]
 
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # a int64, b int64, distance int32, of one length
@@ -301,8 +303,7 @@ def _by_chunks(a: np.ndarray, b: np.ndarray, radius: int, chunks: list[tuple[int
 
 def _in_threads(work: Callable[[int], Pairs], tasks: Iterable[int]) -> Iterator[Pairs]:
     """`work` of every task in their order, by as many threads as the matrix libraries would take: numpy lets go of the interpreter while it works."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = int(os.environ.get("OMP_NUM_THREADS") or cores)
+    threads = int(os.environ.get("OMP_NUM_THREADS") or cores())
     if threads == 1:
         yield from map(work, tasks)
         return

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from curate.encoders import open_encoder
-from curate.engine_local import default_workers, map_tasks
+from curate.engine_local import map_tasks
 from curate.machine import device_workers, memory_bytes
 from curate.measuring import MeasureTask, measure_shard
 from curate.pool import Batch
 from curate.recipe import parse_recipe
+from manifests.processes import cores
 from manifests.shards.pool_yaml import open_pool
 from tests.benchmarks.bench_gpu_train import DEVICE, SIDE, TINY, photographs, rate
 from tests.pretrain.pictures import write_pool
@@ -62,7 +63,7 @@ def measured(pool: Path, root: Path, spec: str, workers: int, shards: int) -> tu
     opened, recipe = open_pool(pool), parse_recipe(f"format: 1\npool: {pool}\nstages:\n  - measure.vectors: {{encoder: '{spec}'}}\n", "bench")
     stages = tuple(s for s in recipe.stages if s.name == "measure.vectors")
     chosen = opened.shards[:shards]
-    index = {r.shard: r.input_digest for r in map_tasks(measure_shard, [MeasureTask(s, root, (), None) for s in chosen], workers=default_workers())}
+    index = {r.shard: r.input_digest for r in map_tasks(measure_shard, [MeasureTask(s, root, (), None) for s in chosen], workers=cores())}
     tasks = [MeasureTask(s, root, stages, index[s.id], DEVICE) for s in chosen]
     started, seen = time.perf_counter(), []
     for result in map_tasks(measure_shard, tasks, workers=workers):
@@ -82,8 +83,8 @@ def main() -> None:
         specs = weights(folder)
         files = photographs(FILES, SIDE)
         pool = write_pool(folder / "pool", files * (SHARDS * ROWS // FILES), [None] * (SHARDS * ROWS), per_tar=ROWS)
-        many = 2 if TINY else device_workers(DEVICE, default_workers(), memory_bytes(None))
-        print(f"{SHARDS * ROWS:,} JPEG of {sum(map(len, files)) / FILES / 1024:.1f} KiB, {default_workers()} cores, {many} processes on {DEVICE}")
+        many = 2 if TINY else device_workers(DEVICE, cores(), memory_bytes(None))
+        print(f"{SHARDS * ROWS:,} JPEG of {sum(map(len, files)) / FILES / 1024:.1f} KiB, {cores()} cores, {many} processes on {DEVICE}")
         for spec in specs:
             opened = open_encoder(spec, DEVICE)
             decode = rate(lambda opened=opened: [opened.fit(p) for p in Batch(files[:64]).pixels(min_side=opened.side)], min(64, FILES))
