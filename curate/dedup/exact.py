@@ -18,6 +18,7 @@ WRITES = {"exact_group": pa.string(), "exact_size": pa.int32()}
 MOVES = {"prefer": "", "keeper": "", "confirm": ""}
 GROWS = "equal where each keeper is in the older part"
 forecast = linear
+LARGE = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
 WHERE = "dedup.exact"
 CONFIRMED = "exact_group"  # rows of one group were seen to have the same pixels, so that a replay need not look again
 
@@ -69,9 +70,10 @@ def _groups(pool: Pool, names: builtins.list[Column]) -> np.ndarray:
     """(n,) int64: rows with equal values in all columns share a number."""
     group = np.zeros(len(pool), np.int64)
     for name in names:
-        values = pool.table.column(name).combine_chunks()
+        values = pool.table.column(name)
         if pa.types.is_dictionary(values.type):
             values = values.cast(values.type.value_type)
+        values = values.cast(LARGE.get(values.type, values.type)).combine_chunks()  # captions may be more than 32-bit offsets reach
         if pa.types.is_nested(values.type):
             raise Refusal("bad-value", f"{WHERE}: hash", f"{name} holds {values.type}", "columns of numbers, text or bytes")
         number = pc.dictionary_encode(values)

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
+
 from manifests.audit.visible import number, rows_of_text, share, visible
-from manifests.run import Run, open_run
+from manifests.run import Run, open_run, reading
 from manifests.schema import KEPT
 
 if TYPE_CHECKING:
@@ -29,6 +31,10 @@ def diff(old: Path | str, new: Path | str) -> dict[str, Any]:
     import duckdb
 
     one, two = open_run(old), open_run(new)
+    for run in (one, two):
+        with reading(run):  # DuckDB would tell of a cut file in its own words
+            for file in run.ledger_files():
+                pq.read_schema(file)
     connection = duckdb.connect(":memory:")
     try:
         for name, run in (("a", one), ("b", two)):

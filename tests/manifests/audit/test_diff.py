@@ -1,11 +1,15 @@
 """`diff` counts every sample once, whether the runs line up or not."""
 
+import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
 from manifests.audit.diff import diff, text
+from manifests.errors import Refusal
 from manifests.run import open_run
 from tests.manifests.audit.golden import check
 from tests.manifests.tiny_run import rewrite, tiny_run
@@ -77,3 +81,12 @@ def renamed(table, old: str, new: str):  # type: ignore[no-untyped-def]
 def test_a_stage_that_only_one_has(run: Path, tmp_path: Path) -> None:
     bare = tiny_run(tmp_path, decisions=False)
     assert {"stage": "dedup.exact", "only_in": "old"} in diff(run, bare)["stages"]
+
+
+def test_a_cut_ledger_is_one_line(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "cut")
+    file = open_run(tmp_path / "cut").ledger_files()[0]
+    os.truncate(file, file.stat().st_size // 2)
+    for one, two in ((run, tmp_path / "cut"), (tmp_path / "cut", run)):
+        with pytest.raises(Refusal, match=r"cannot be read.*\[broken-record\]"):
+            diff(one, two)
