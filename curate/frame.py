@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.attached import attached_digests, attached_path
-from curate.measuring import index_digest, measure_digest, part_path, readable_rows, vector_name, vector_path
+from curate.measuring import measure_digest, part_path, readable_rows, vector_name, vector_path
 from curate.recipe import ResolvedStage
 from manifests.digest import digest
 from manifests.errors import Refusal
@@ -275,6 +275,3 @@ def identity_digests(inputs: list[str]) -> list[str]:
         before = digest("identity", 1, before, given)
         made_of.append(before)
     return made_of
-
-
-__all__ = ["Frame", "index_digest"]

@@ -1,6 +1,5 @@
 """The pools of a run that grew: which there are, in which generation each stands, and how a recipe tells of them."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,6 +8,7 @@ from pathlib import Path
 from curate.recipe import Recipe, parse_recipe
 from manifests.errors import Refusal
 from manifests.shards.pool_yaml import PoolDescription, apart, joined, open_pool
+from manifests.shards.read import place_of
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ def is_recorded(recipe: Recipe, root: Path) -> bool:
         found = parse_recipe((root / "recipe.yaml").read_text(encoding="utf-8"), "")
     except (Refusal, UnicodeDecodeError, FileNotFoundError):
         return False
-    return replace(found, pool=recipe.pool).yaml() == recipe.yaml()
+    return _same(replace(found, pool=recipe.pool), recipe)
 
 
 def same_place(one: str | None, other: str | None) -> bool:
     """Do two paths or URLs of pools lead to the same place?"""
-    places = [p if p is None or "://" in p else os.path.realpath(p.removesuffix("/pool.yaml")) for p in (one, other)]
+    places = [None if p is None else place_of(p.removesuffix("/pool.yaml")) for p in (one, other)]
     return places[0] == places[1]
 
 

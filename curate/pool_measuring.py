@@ -1,6 +1,5 @@
 """Measure a whole pool: every shard by the workers, one cache of what was seen of each, one type a column over all of them."""
 
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from curate.recipe import Recipe
 from curate.shard_cache import cached_digests, remember
 from manifests.errors import Refusal
 from manifests.progress import Progress
+from manifests.publish import read_object
 from manifests.shards.pool_yaml import PoolDescription
 from manifests.shards.read import local_path
 
@@ -100,7 +100,7 @@ def _samples(root: Path, pool: PoolDescription) -> int | None:
         here, part = local_path(shard.url), part_path(root, "measure.index", shard)
         folder = Path(here).parent if here else root
         if here and folder not in sizes:
-            sizes[folder] = _sizes(folder / "sizes.json")
+            sizes[folder] = read_object(folder / "sizes.json")
         found = sizes.get(folder, {}).get(f"{shard.name}.tar")
         try:
             found = pq.read_metadata(part).num_rows if found is None else int(found)
@@ -108,14 +108,6 @@ def _samples(root: Path, pool: PoolDescription) -> int | None:
             return None
         total += found
     return total
-
-
-def _sizes(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _remember(root: Path, pool: PoolDescription, results: dict[str, Measured]) -> None:

@@ -1,24 +1,18 @@
 """`cache/shards.json`: what was seen of each shard, so that one that has not changed is not read again. What cannot be read of it, or is odd, was not seen."""
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from curate.measuring import index_digest, shard_signature
-from manifests.publish import publish_json
+from manifests.publish import publish_json, read_object
 from manifests.shards.pool_yaml import PoolDescription
-from manifests.shards.read import local_path
+from manifests.shards.read import place_of
 
 
 def cached_shards(root: Path) -> dict[str, dict[str, Any]]:
     """Place of a shard -> its signature (size and time), its input digest and the classes of the pool that it was read for; empty where there is no cache."""
-    try:
-        found = json.loads(_path(root).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {url: entry for url, entry in found.items() if _is_whole(entry)} if isinstance(found, dict) else {}
+    return {place: entry for place, entry in read_object(_path(root)).items() if _is_whole(entry)}
 
 
 def cached_digests(root: Path, pool: PoolDescription, recheck: bool = False) -> dict[str, str]:
@@ -26,7 +20,7 @@ def cached_digests(root: Path, pool: PoolDescription, recheck: bool = False) -> 
     if recheck:
         return {}
     seen = {url: entry for url, entry in cached_shards(root).items() if entry["classes"] == list(pool.classes)}
-    return {s.id: seen[at]["digest"] for s in pool.shards if (at := _place(s.url)) in seen and seen[at]["signature"] == shard_signature(s)}
+    return {s.id: seen[at]["digest"] for s in pool.shards if (at := place_of(s.url)) in seen and seen[at]["signature"] == shard_signature(s)}
 
 
 def cached_inputs(root: Path) -> dict[str, str]:
@@ -36,14 +30,8 @@ def cached_inputs(root: Path) -> dict[str, str]:
 
 def remember(root: Path, pool: PoolDescription, seen: Mapping[str, tuple[Any, str]]) -> None:
     """Note (signature, input digest) of the shards of `pool` that were read so far, by their ids; what is known of other shards stays."""
-    new = {_place(s.url): {"signature": seen[s.id][0], "digest": seen[s.id][1], "classes": list(pool.classes)} for s in pool.shards if s.id in seen}
+    new = {place_of(s.url): {"signature": seen[s.id][0], "digest": seen[s.id][1], "classes": list(pool.classes)} for s in pool.shards if s.id in seen}
     publish_json(_path(root), {**cached_shards(root), **new})
-
-
-def _place(url: str) -> str:
-    """Where a shard lies, however the pool's path was written."""
-    path = local_path(url)
-    return url if path is None else os.path.realpath(path)
 
 
 def _path(root: Path) -> Path:

@@ -87,6 +87,15 @@ def publish_json(path: Path, value: Any) -> None:
     publish_bytes(path, (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that only saves work, such as a cache; empty where it is not there, cannot be read or holds something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def publish_table(path: Path, table: pa.Table, digest: str, bloom: str | None = None) -> None:
     """Publish `table` as Parquet (zstd, row groups of 20,480), with `digest` in its footer and a bloom filter on column `bloom`."""
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), DIGEST_KEY: digest.encode()})

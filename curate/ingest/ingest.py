@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.ingest.folder import check_folder, folder
-from curate.ingest.pack import pack, place_of
+from curate.ingest.pack import pack, source_place
 from curate.ingest.shards import holds_tars, shards
 from curate.ingest.table import KINDS, holds_tables, table
 from curate.ingest.torchvision import torchvision
@@ -44,7 +44,7 @@ def ingest(
     source, to = str(source), Path(to)
     options = {"image": image, "caption": caption, "label": label, "key": key}
     kind = _kind(source)
-    if place_of(source) == os.path.realpath(to):
+    if source_place(source) == os.path.realpath(to):
         raise Refusal("bad-value", "--to", f"{to} is the source itself", "a new or empty folder, beside the source or in it", "Give another --to")
     _only(options, {"table": tuple(options), "folder": ("caption",)}.get(kind, ()), source)
     if kind == "shards":

@@ -27,9 +27,10 @@ import pyarrow.parquet as pq
 from manifests.digest import digest
 from manifests.errors import Refusal
 from manifests.progress import Progress
-from manifests.publish import locked, publish, publish_json, publish_table, published_digest
+from manifests.publish import locked, publish, publish_json, publish_table, published_digest, read_object
 from manifests.shards.columns import INGEST_FAULT, RESERVED
 from manifests.shards.pool_yaml import write_pool_yaml
+from manifests.shards.read import place_of
 
 LAYOUT = 1  # raised when the same samples would be packed into other bytes
 NAMED = 3  # samples or files of a kind that a summary names
@@ -154,7 +155,7 @@ def _pack(samples: Samples, to: Path, source: str, per_shard: int, licence: str 
         "source": source, "samples": total, "shards": count, "shards_packed": packed, "bytes": size, "unreadable": faults,
         **({"first_unreadable": named[:NAMED]} if named else {}), "labelled": labelled, "classes": len(samples.classes), **samples.counts,
     }  # fmt: skip
-    publish_json(to / "ingest.json", {**summary, "place": place_of(source), "finished": True})
+    publish_json(to / "ingest.json", {**summary, "place": source_place(source), "finished": True})
     return summary
 
 
@@ -182,12 +183,12 @@ def _plainly(value: Any) -> str:
 
 def claim(to: Path, source: str) -> None:
     """Refuse a folder that holds anything but a pool from the same source; mark it before the first shard."""
-    note, place = to / "ingest.json", place_of(source)
+    note, place = to / "ingest.json", source_place(source)
     if note.exists():
-        earlier = _record(note)
+        earlier = read_object(note)
         before, there = earlier.get("source"), earlier.get("place")
         is_gone = not (there and os.path.exists(there))  # then pool and source may have gone elsewhere together
-        is_moved = before is not None and place == place_of(before) and is_gone
+        is_moved = before is not None and place == source_place(before) and is_gone
         if place != there and not is_moved:
             given = f"holds a pool made from {there if before == source else before}" if before else "holds an ingest.json that cannot be read"
             raise Refusal("bad-value", str(to), given, f"a new folder, or the pool of {source}", "Give another --to, or remove that folder")
@@ -197,18 +198,9 @@ def claim(to: Path, source: str) -> None:
     publish_json(note, {"source": source, "place": place, "finished": False})
 
 
-def place_of(source: str) -> str:
+def source_place(source: str) -> str:
     """Where a source lies, however it is written: `small`, `small/` and `./small` are one. What is no path on this machine stays as it is."""
-    return source if "://" in source or source.startswith("torchvision:") else os.path.realpath(source)
-
-
-def _record(file: Path) -> dict[str, Any]:
-    """A JSON object that was written here before; empty where it is not there or damaged."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return source if source.startswith("torchvision:") else place_of(source)
 
 
 def _shard(samples: Samples, rows: range, to: Path, name: str, progress: Progress) -> tuple[bool, int, int]:
@@ -217,7 +209,7 @@ def _shard(samples: Samples, rows: range, to: Path, name: str, progress: Progres
     columns = samples.columns.slice(rows.start, len(rows)).combine_chunks()
     looks = [[samples.keys[i], samples.stamps[i], samples.suffixes[i], [[e, b.hex()] for e, b in _text_members(samples, i)]] for i in rows]
     seen = digest(LAYOUT, looks, _table_digest(columns))
-    earlier = _record(memory)
+    earlier = read_object(memory)
     if (
         earlier.get("seen") == seen
         and published_digest(sidecar) == earlier.get("made")

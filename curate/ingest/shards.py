@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.ingest.pack import INDEXED, NAMED, claim, place_of
+from curate.ingest.pack import INDEXED, NAMED, claim, source_place
 from curate.ingest.table import KINDS
 from manifests.errors import Refusal
 from manifests.publish import publish_json
@@ -45,7 +45,7 @@ def shards(source: str, *, to: Path, name: str | None = None, licence: str | Non
     if metadata:  # DataComp keeps its scores apart from the shards
         notes["metadata"] = f"{len(metadata)} files under metadata: `curate attach` joins them by uid"
     summary: dict[str, Any] = {"source": source, "shards": len(pool.shards), "sources": len(groups), "columns": columns, **notes}
-    publish_json(to / "ingest.json", {**summary, "place": place_of(source), "finished": True})
+    publish_json(to / "ingest.json", {**summary, "place": source_place(source), "finished": True})
     return summary
 
 

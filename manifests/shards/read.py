@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from manifests.errors import Refusal
 
-__all__ = ["ShardReader", "found_at", "local_path", "opened", "reaching", "store_of"]
+__all__ = ["ShardReader", "found_at", "local_path", "opened", "place_of", "reaching", "store_of"]
 
 BLOCK = 8 << 20  # bytes that one request to a remote store brings, so that a walk in order makes few of them
 
@@ -23,6 +23,12 @@ def local_path(url: str) -> str | None:
     if url.startswith("file://"):
         return url[len("file://") :]
     return None if "://" in url else url
+
+
+def place_of(url: str) -> str:
+    """Where a path leads, however it is written: `pools/a`, `pools/a/` and `./pools/a` are one. Any other URL stays as it is."""
+    path = local_path(url)
+    return url if path is None else os.path.realpath(path)
 
 
 def store_of(url: str) -> tuple[fsspec.AbstractFileSystem, str]:

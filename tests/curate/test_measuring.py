@@ -58,15 +58,19 @@ def test_measures_name_what_they_ask_under_each_window_once():
     assert looks([ResolvedStage("v", "measure.vectors", {"encoder": "pixels:8"})]) == {}
 
 
-@pytest.mark.parametrize("count", [1, 70])
-def test_each_picture_is_decoded_once_for_all_measures_and_the_values_are_those_of_each_alone(tmp_path, monkeypatch, count):
-    files = FILES[:count]
-    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+def shard_of(files, folder):
+    with tarfile.open(folder / "s.tar", "w") as tar:
         for number, file in enumerate(files):
             member = tarfile.TarInfo(f"{number:04d}.png")
             member.size = len(file)
             tar.addfile(member, io.BytesIO(file))
-    shard = Shard("s", "s", str(tmp_path / "s.tar"))
+    return Shard("s", "s", str(folder / "s.tar"))
+
+
+@pytest.mark.parametrize("count", [1, 70])
+def test_each_picture_is_decoded_once_for_all_measures_and_the_values_are_those_of_each_alone(tmp_path, monkeypatch, count):
+    files = FILES[:count]
+    shard = shard_of(files, tmp_path)
 
     with monkeypatch.context() as patch:
         asked = watched(patch)
@@ -120,12 +124,7 @@ def test_a_windowed_measure_does_not_take_what_was_seen_without():
 
 def test_a_task_tells_the_rows_that_are_done_and_its_parts_know_nothing_of_it(tmp_path, monkeypatch):
     monkeypatch.setattr(measuring, "BATCH_ROWS", 20)
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for number, body in enumerate(FILES):
-            info = tarfile.TarInfo(f"{number:03d}.jpg")
-            info.size = len(body)
-            tar.addfile(info, io.BytesIO(body))
-    shard = Shard("s", "a", str(tmp_path / "a.tar"))
+    shard = shard_of(FILES, tmp_path)
     plain = tuple(stages())
     heard: list[int] = []
     again: list[int] = []

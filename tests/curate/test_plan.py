@@ -96,7 +96,7 @@ def test_an_expression_that_protects_is_bound_as_well(home, tmp_path):
     "expression", ["contrast > 1 AND caption LIKE 'a%'", "CAST(key AS INTEGER) > 1", "blank_holds", "null", "label IN (1, 2) OR 1 / 0 > label"]
 )
 def test_what_can_be_asked_is_not_refused(home, tmp_path, expression):
-    dry_run(recipe(tmp_path, expression), pool=str(home / "pool"), out=tmp_path / "run")
+    assert dry_run(recipe(tmp_path, expression), pool=str(home / "pool"), out=tmp_path / "run")["stages"]
 
 
 @pytest.mark.parametrize("stage", ['keep.where: "true"', 'select.random: {keep: 0.5, protect: "true"}'])
