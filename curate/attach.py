@@ -375,10 +375,19 @@ def _write_columns(
             kept[column] = pc.if_else(pc.is_finite(values), values, pa.scalar(None, values.type)) if pa.types.is_floating(values.type) else values
     if not kept:
         raise Refusal("bad-value", name, f"no column is left to attach: {left_out or 'the table has none'}", "columns that the pool has not yet")
-    table = pa.table(kept)
+    kinds = pa.schema([(column, values.type) for column, values in kept.items()])
+    table = pa.table({column: _in_one_piece(values) for column, values in kept.items()})
     for place in places:
         path = folder / place.shard.source / f"{place.shard.name}.parquet"
         identity = digest(made, place.digest)
         if published_digest(path) != identity:
-            publish_table(path, table.take(pa.array(place.at, mask=place.at < 0)), identity)
-    return {f.name: str(f.type) for f in table.schema}, {"columns_left_out": left_out} if left_out else {}
+            publish_table(path, table.take(pa.array(place.at, mask=place.at < 0)).cast(kinds), identity)
+    return {f.name: str(f.type) for f in kinds}, {"columns_left_out": left_out} if left_out else {}
+
+
+def _in_one_piece(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column without its pieces: `take` puts them together anew each time, so that every shard would cost as much as the whole table.
+
+    Text comes as `large_string`, of which more than 2 GiB fit into one piece.
+    """
+    return pa.chunked_array([(values.cast(pa.large_string()) if pa.types.is_string(values.type) else values).combine_chunks()])

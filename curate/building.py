@@ -281,7 +281,7 @@ def _finish(
     for each in measured.values():
         outputs |= recorded(root, each.vector_files(), known if each is frame else None)
     names = evaluation_names(evaluation_paths(recipe))
-    pool, ledger = generations.whole, sorted((root / "ledger").glob("*.parquet"))
+    pool, ledger = generations.whole, Run(root).ledger_files()
     lineage = {
         "pool": {"name": pool.name, "path": os.path.abspath(pool.path) if "://" not in pool.path else pool.path, "digest": digest(frame.inputs), "licence": pool.licence, "source": pool.source},
         "generations": generation_records(frame, generations.groups, ledger),

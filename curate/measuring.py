@@ -17,6 +17,7 @@ from curate.engine_local import alone, tell
 from curate.pool import Batch, Columns, FilePath, Look
 from curate.recipe import ResolvedStage
 from curate.stages import STAGES
+from curate.unfinished import Unfinished
 from manifests.digest import digest, remembered_digest
 from manifests.errors import Refusal
 from manifests.images import Undecodable, Window, header
@@ -71,19 +72,21 @@ def index_digest(input_digest: str) -> str:
     return digest({"stage": "measure.index", "version": STAGES["measure.index"].version}, input_digest)
 
 
-def measure_digest(stage: ResolvedStage, input_digest: str) -> str:
-    """The digest of a measure's part for a shard with this input digest."""
-    return digest(stage_key(stage, encoder_identity(stage)), input_digest)
+def measure_digest(stage: ResolvedStage, input_digest: str, *, fetch: bool = False) -> str:
+    """The digest of a measure's part for a shard with this input digest; `fetch` as in `encoder_identity`."""
+    return digest(stage_key(stage, encoder_identity(stage, fetch=fetch)), input_digest)
 
 
-def encoder_identity(stage: ResolvedStage) -> str:
-    """What the weights are, for a measure that opens an encoder: told without loading it. Empty for any other measure."""
+def encoder_identity(stage: ResolvedStage, *, fetch: bool = False) -> str:
+    """What the weights are, for a measure that opens an encoder: told without loading it. Empty for any other measure.
+
+    fetch   published weights that are not on this machine are downloaded first; else no part carries the identity that is told of them
+    """
     if "encoder" not in stage.parameters:
         return ""
-    from curate.encoders import weight_files
+    from curate.encoders import identity
 
-    files = weight_files(stage.parameters["encoder"])
-    return digest([remembered_digest(f) for f in files]) if files else "published"
+    return identity(stage.parameters["encoder"], fetch=fetch)
 
 
 def file_signature(url: str) -> list[Any] | None:
@@ -114,6 +117,11 @@ def part_path(root: Path, stage: str, shard: Shard) -> Path:
 def vector_path(root: Path, name: str, shard: Shard) -> Path:
     """Where vector column `name` of `shard` lies."""
     return root / "vectors" / name / shard.source / f"{shard.name}.arrow"
+
+
+def unfinished_path(root: Path, shard: Shard) -> Path:
+    """Where lies what was measured of a shard that is not whole yet."""
+    return root / "cache" / "unfinished" / shard.source / shard.name
 
 
 def measure_shard(task: MeasureTask) -> Measured:
@@ -172,13 +180,16 @@ def sidecar_digest(shard: Shard) -> str:
 def _measure(task: MeasureTask, stages: list[ResolvedStage], index_part: Path, known: str) -> None:
     index = pq.read_table(index_part, columns=["offset", "size", "caption", "fault"])
     rows = np.flatnonzero(pc.is_null(index["fault"]).to_numpy(zero_copy_only=False))
-    tell(index.num_rows - len(rows))
+    unfinished = Unfinished(unfinished_path(task.root, task.shard), digest([measure_digest(stage, known) for stage in stages]))
     offsets, sizes = index["offset"].to_numpy(), index["size"].to_numpy()
     captions = index["caption"].to_pylist()
     pieces: dict[str, list[Columns]] = {stage.id: [] for stage in stages}
     faults: dict[str, list[str | None]] = {stage.id: [] for stage in stages}
+    done = unfinished.restore(pieces, faults)
+    tell(index.num_rows - len(rows) + done)
     with ShardReader(task.shard.url) as reader:
-        for chosen, payloads, needed in _batches(reader, rows, offsets, sizes):
+        for chosen, payloads, needed in _batches(reader, rows[done:], offsets, sizes):
+            unfinished.save(pieces, faults)
             if needed <= task.share:
                 _measure_batch(task, stages, payloads, [captions[i] for i in chosen], pieces, faults)
                 tell(len(chosen))
@@ -192,7 +203,8 @@ def _measure(task: MeasureTask, stages: list[ResolvedStage], index_part: Path, k
                 give_back()
             tell(len(chosen))
     for stage in stages:
-        _publish(task, stage, pieces[stage.id], faults[stage.id], rows, index.num_rows, measure_digest(stage, known))
+        _publish(task, stage, pieces[stage.id], faults[stage.id], rows, index.num_rows, measure_digest(stage, known, fetch=True))
+    unfinished.remove()
 
 
 def _batches(reader: ShardReader, rows: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> Iterator[tuple[list[int], list[Any], int]]:
@@ -283,8 +295,8 @@ def _joined(pieces: list[Any], kind: pa.DataType) -> pa.Array:
     """The batches of one column as one Arrow array of type `kind`."""
     if not pieces:
         return pa.array([], kind)
-    if isinstance(pieces[0], pa.Array | pa.ChunkedArray):
-        joined = pa.chunked_array(pieces).cast(kind).combine_chunks()
+    if isinstance(pieces[0], pa.Array):
+        joined = pa.chunked_array([p.cast(kind) if isinstance(p, pa.Array) else pa.array(p, kind) for p in pieces]).combine_chunks()
         return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
     array = np.concatenate([np.asarray(p) for p in pieces])
     if pa.types.is_fixed_size_binary(kind):

@@ -1,5 +1,6 @@
 """Measure a whole pool: every shard by the workers, one cache of what was seen of each, one type a column over all of them."""
 
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,7 @@ def _measure(recipe: Recipe, pool: PoolDescription, root: Path, options: Options
                     saved = time.monotonic()
             progress.reach(total)
     _remember(root, pool, results)
+    shutil.rmtree(root / "cache" / "unfinished", ignore_errors=True)  # also what another recipe has begun
     return results
 
 

@@ -16,6 +16,7 @@ from curate.measuring import encoder_identity, stage_key
 from curate.recipe import Recipe
 from curate.stages import MEASURE, STAGES
 from manifests.digest import digest
+from manifests.numbered import by_number
 from manifests.publish import publish_json
 from manifests.schema import DROPPED, FORMAT, KEPT, QUARANTINED
 from manifests.shards.pool_yaml import PoolDescription, pool_record
@@ -89,7 +90,9 @@ def generation_records(frame: Frame, pools: Sequence[Sequence[PoolDescription]],
             out |= set(pc.unique(table["out_shard"].cast(pa.string())).drop_null().to_pylist())
             mine.append(files.pop(0).name)
         inputs = [frame.inputs[i] for i in shards]
-        found.append({"pools": [pool_record(p) for p in own], "inputs": inputs, "counts": counts, "ledger": mine, "shards": sorted(out)})
+        found.append(
+            {"pools": [pool_record(p) for p in own], "inputs": inputs, "counts": counts, "ledger": mine, "shards": sorted(out, key=by_number)}
+        )
     return found
 
 

@@ -196,7 +196,7 @@ def _record(stored: Stored, recipe: Recipe, folded: Folded, root: Path) -> dict[
 def _generations(stored: Stored, frame: Frame, root: Path) -> list[dict[str, Any]]:
     """As the run tells of them, with the counts of the replay."""
     pools = [[recorded_pool(record) for record in generation["pools"]] for generation in stored.run.generations]
-    return generation_records(frame, pools, sorted((root / "ledger").glob("*.parquet"))) if pools else []
+    return generation_records(frame, pools, Run(root).ledger_files()) if pools else []
 
 
 def funnel(recipe: Recipe, counts: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -75,11 +75,11 @@ def _detail(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return SQUARES * np.einsum("ij,ij->i", a, b) - 441 * a.sum(1) * b.sum(1) - first - 21 * sum(others)
 
 
-def is_straight(plane: np.ndarray, chosen: np.ndarray) -> bool:
-    """Do the (blocks,) bool `chosen` blocks together show nothing but lines of one direction?"""
+def is_straight(plane: np.ndarray, chosen: np.ndarray, times: float = 1.0) -> bool:
+    """Do the (blocks,) bool `chosen` blocks together show nothing but lines of one direction? `times` as strict."""
     across, down, both = (int(sums[chosen].sum()) for sums in _slopes(plane))
     half = math.hypot((across - down) / 2, both)
-    return (across + down) / 2 - half < STRAIGHT * ((across + down) / 2 + half)
+    return (across + down) / 2 - half < times * STRAIGHT * ((across + down) / 2 + half)
 
 
 def corners(plane: np.ndarray) -> np.ndarray:

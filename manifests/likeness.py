@@ -23,6 +23,7 @@ from manifests.vectors import hamming
 COARSE = 4  # thumbnails are first compared as 4 x 4 blocks: a bound from below, so nothing is missed
 PAIRS = 1 << 15  # pairs that are looked at together
 VALUES = 1 << 22  # values of their thumbnails that are compared at a time
+BLOCK = 1 << 16  # hashes that are compared with the next ones at a time
 TURNS = 8
 OUTER, INNER = 3, 8  # grey levels, mean distance to the border's colour: of the outermost line, and of a further one (a coder rings near the picture)
 LEAST_BORDER, LEAST_PICTURE = 0.03, 0.25  # of the area, of a side: less border is none, and less picture than this is no picture with a border
@@ -155,7 +156,10 @@ class Looks:
         """From the hashes (n, 8 w) of the pictures as they are and without their borders: equal where there is none."""
         more = np.flatnonzero((whole != without).any(1))
         row = np.concatenate([np.arange(len(whole)), more])
-        return cls(row, np.arange(len(row)) >= len(whole), np.concatenate([whole, without[more]]))
+        codes = np.empty((len(row), whole.shape[1]), np.uint8)
+        codes[: len(whole)] = whole
+        np.take(without, more, axis=0, out=codes[len(whole) :], mode="clip")
+        return cls(row, np.arange(len(row)) >= len(whole), codes)
 
     def __len__(self) -> int:
         return len(self.row)
@@ -163,8 +167,14 @@ class Looks:
     def grouped(self) -> tuple[np.ndarray, np.ndarray]:
         """The distinct codes (k, 8 w) in their order, and (m,) int64 the code of each look."""
         keys = np.ascontiguousarray(self.codes).view(np.dtype((np.void, self.codes.shape[1])))[:, 0]
-        distinct, group = np.unique(keys, return_inverse=True)
-        return distinct.view(np.uint8).reshape(len(distinct), self.codes.shape[1]), group
+        order = np.argsort(keys)
+        new = np.ones(len(keys), bool)
+        for start in range(1, len(keys), BLOCK):  # `np.unique` would copy all of them in their order
+            some = slice(start, start + BLOCK)
+            new[some] = keys[order[some]] != keys[order[start - 1 : min(start + BLOCK, len(keys)) - 1]]
+        group = np.empty(len(keys), np.int64)
+        group[order] = np.cumsum(new) - 1
+        return self.codes[order[new]], group
 
 
 def thumbnails(where: str, read: Callable[[np.ndarray], Iterator[Any]], looks: Looks, chosen: np.ndarray, side: int, memory: int) -> Pictures:
@@ -223,10 +233,10 @@ def candidates(
     width = codes.shape[1] // TURNS
     base = codes if others is None else others
     turns = TURNS if turned else 1
-    new = slice(None) if known is None else np.flatnonzero(~known)
-    searches: list[tuple[slice | np.ndarray, slice | np.ndarray]] = [(new, slice(None))]
-    if known is not None:
-        searches.append((np.flatnonzero(known), new))
+    searches: list[tuple[slice | np.ndarray, slice | np.ndarray]] = [(slice(None), slice(None))]
+    if known is not None and known.any():
+        new = np.flatnonzero(~known)
+        searches = [(new, slice(None)), (np.flatnonzero(known), new)]
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for left, right in searches:
         first = np.ascontiguousarray(codes[left, :width])

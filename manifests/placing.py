@@ -11,14 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from manifests.likeness import TURNS, turn_pixels
+from manifests.likeness import TURNS
+from manifests.surfaces import LIGHT, SQUARE, TURNED, one_light, turned_cells
 
-__all__ = ["SQUARE", "Proposal", "areas_of", "by_areas", "by_cells", "by_points", "drifted", "turned_box"]
+__all__ = ["Proposal", "areas_of", "by_areas", "by_cells", "by_points", "drifted", "turned_box"]
 
 SIDE = 160  # pixels of the longer side of what is kept of a picture
-SQUARE = 32  # an area squashed to a square, to be compared with others in all turns
 ALIKE = 0.5  # correlation of two squares from which their areas are laid on each other
-LIGHT = 1.0  # grey levels within which cells differ by one light
 AGREE = 0.6  # share of such cells from which whole pictures are laid on each other
 MOST = 4  # proposals by areas; no more are ever tried
 SEAM = 3.0  # times the usual step from line to line, in most bands: there two pictures of a collage meet
@@ -122,12 +121,12 @@ def by_areas(left: tuple[list[Area], np.ndarray, int], right: tuple[list[Area], 
 
 
 def by_cells(left: Area, mine: np.ndarray, right: Area, theirs: np.ndarray) -> list[Proposal]:
-    """Two whole pictures, by their squares of 16ths of a grey level, in the turn in which most cells differ by one light; none where these are too few.
+    """Two whole pictures, by their squares of 16ths of a grey level, in the turn in which most cells differ by one gain and light; none where these are too few.
 
     A box over a smooth picture outweighs all else in a correlation, and here is what does not agree.
     """
-    off = mine.ravel().astype(np.int64) - theirs.ravel().astype(np.int64)[TURNED]
-    agrees = (np.abs(off - np.median(off, axis=1, keepdims=True)) <= 16 * LIGHT).mean(1)
+    small = [square.reshape(SQUARE // 2, 2, SQUARE // 2, 2).sum((1, 3)).astype(np.int64) for square in (mine, theirs)]
+    agrees = one_light(small[0].ravel(), small[1].ravel()[TURNED_SMALL], 4 * 16 * LIGHT).mean(1)
     turn = int(np.argmax(agrees))
     if agrees[turn] < AGREE:
         return []
@@ -136,7 +135,7 @@ def by_cells(left: Area, mine: np.ndarray, right: Area, theirs: np.ndarray) -> l
     return [Proposal(20 * float(agrees[turn]), turn, (sx, sy, 0.0, 0.0), left, rect, (0, 0))]
 
 
-TURNED = np.stack([turn_pixels(np.arange(SQUARE * SQUARE).reshape(1, SQUARE, SQUARE), turn)[0].ravel() for turn in range(TURNS)])
+TURNED_SMALL = turned_cells(SQUARE // 2)
 
 
 def _unit(squares: np.ndarray) -> np.ndarray:

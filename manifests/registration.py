@@ -5,7 +5,8 @@
 is left of both after the block's own mean, slope and bend (so: light, colour and shade) correlates. Blocks that are flat in both say nothing, but where they are the most,
 their greys must go together. Where a part of a picture is laid on another, an edge or a curve alone proves nothing: it can be laid on any other.
 *As a whole*: where the blocks have too little to say, as in a sky or a blurred picture, the common area of both less its own mean, slopes and bends must be nearly the same,
-but for a part that may be covered; and no more than a third of the blocks that show something in both may speak against it.
+but for a part that may be covered; and no more than a third of the blocks that show something in both may speak against it,
+a quarter where a part is laid on another. *All together*: a thumbnail is compared with what it may be a thumbnail of by all that it shows (`surfaces`).
 """
 
 import math
@@ -18,6 +19,7 @@ from manifests.blocks import BLOCK, blocks, corners, greys_agree, is_straight, m
 from manifests.likeness import TURNS, turn_pixels
 from manifests.placing import Area, Proposal, by_areas, by_cells, by_points, drifted, turned_box
 from manifests.seen import Seen
+from manifests.surfaces import LEAST_DETAIL, SQUARE, boxes, likest_turn, uncovered
 
 __all__ = ["AREA", "FIELDS", "Match", "aligned", "register"]
 
@@ -28,6 +30,8 @@ INSIDE = 3  # of them inside, where the outermost blocks are left out
 CORNERS = 3  # of them that show more than an edge or a piece of a curve, where the common area is not all of both
 ALL = 0.95  # of both pictures: more is the whole picture
 AREA = 0.2  # of one of the two pictures that must lie in the common area
+THUMBNAIL, ASPECT = 56, 0.1  # pixels of the longer side of a small picture; how far, in the logarithm, its aspect may be off
+WORN, EVIDENCE = 0.7, 16.0  # correlation of it and the larger picture; nats
 HALF = 0.5  # ... of both, borders counted, where the way back alone finds it: in small cuts one edge of light fits another
 SAME, CONTRAST = (
     2.0,
@@ -37,11 +41,8 @@ TRIES = 4  # proposals that are compared
 SURE, CERTAIN = 0.6, 0.9  # score from which no area is moved about; from which no further proposal is compared
 NEAR, DRIFTS = 0.7, 2  # correlation of two areas from which one is moved until it fits; how many of them
 EVEN_SCALE = 0.05  # of the logarithm of scale across to scale down
-WHOLE = 32  # cells of a side of a common area that is compared as a whole
-WHOLE_AGREES = 0.975  # correlation of both, less their means, slopes and bends ...
-WHOLE_SHADE = 0.95  # ... and with them
-LEAST_DETAIL = 0.6  # grey levels: spread of what is left, below which it says nothing
-MOST_COVERED = 0.4  # of the common area
+FEW, MOSTLY = 10, 0.6  # key points that agree by chance where a motif repeats; ... and then most blocks must agree
+THIN, HOLDS = 0.05, 0.75  # of the common area: lines that one of the two alone shows; ... and then so many of the blocks that show something agree
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom as fractions of a picture
 
@@ -80,9 +81,10 @@ def register(left: Seen, right: Seen) -> Match | None:
     """How `right` lies over `left`, at the proposal under which most blocks agree, or as a whole; None where nothing speaks for a copy.
 
     Guarantee   a match takes at least `AREA` of one of the two; and at least `ENOUGH` blocks agree, which are more than parallel lines, or the two are the same as a
-                whole but for what is covered, or one to the eye, frame on frame (then `agreeing` may be 0). A border of one colour is no evidence
+                whole but for what is covered, or one to the eye, frame on frame, or one is a thumbnail of the other (then `agreeing` may be 0). A border of one colour is no evidence
     Not found   copies turned by other angles, sheared or bent; common areas of less than 3 blocks a side; flat pictures that were cropped or recoloured; two collages
-                that share a picture without detail. Not told apart: the two halves of a mirrored thing, motifs that repeat, the rims of two discs
+                that share a picture without detail. Not told apart: a motif that repeats so exactly that most blocks agree,
+                two shapes with one rim whose insides show little
     Cost        1 to 5 ms
     """
     near = by_areas((left.areas, left.squares, left.parts), (right.areas, right.squares, right.parts), right.gray.shape)
@@ -102,7 +104,10 @@ def register(left: Seen, right: Seen) -> Match | None:
             match = _as_a_whole(right, left, proposal)
             if match is not None and min(_area(match.left), _area(match.right)) >= HALF:
                 best = _better(best, _ranked(left, right, _seen_from_the_other(match), is_whole=True))
-    return _equal(left, right) if best is None or best[0] == 0 else best[-1]
+    if best is None or best[0] < SURE:
+        match = _thumbnail(left, right) or (_equal(left, right) if best is None or best[0] == 0 else None)
+        return best[-1] if match is None and best is not None and best[0] > 0 else match
+    return best[-1]
 
 
 def _wholes(left: Seen, right: Seen, near: list[Proposal]) -> Iterator[Proposal]:
@@ -162,6 +167,19 @@ def _moved(left: Seen, right: Seen, proposal: Proposal) -> Proposal | None:
         return None  # a crop keeps its aspect, or that of the squeezed picture; two glows of different shape would fit otherwise
     placing = sx, sy, x0 - sx * (u0 + drift[2] * (u1 - u0)), y0 - sy * (v0 + drift[3] * (v1 - v0))
     return proposal._replace(placing=placing)
+
+
+def _thumbnail(left: Seen, right: Seen) -> Match | None:
+    """A small picture that is a larger one scaled down and worn by its coder: blocks and light say too little of its few pixels, all of them together enough."""
+    small, large = sorted((max(seen.gray.shape), number) for number, seen in enumerate((left, right)))
+    if small[0] > THUMBNAIL or 2 * small[0] > large[0]:
+        return None
+    turn, alike, nats = likest_turn(left.squares[0].ravel() / 16, right.squares[0].ravel() / 16, large[1])
+    high, wide = right.gray.shape[:: -1 if turn % 2 else 1]
+    aspect = abs(math.log(left.gray.shape[1] / left.gray.shape[0] * high / wide))
+    if aspect > ASPECT or alike < WORN or nats < EVIDENCE:
+        return None
+    return Match(turn, alike, 0.0, 0, *(_fractions(seen.areas[0], seen.frame) for seen in (left, right)))
 
 
 def _equal(left: Seen, right: Seen) -> Match | None:
@@ -255,19 +273,29 @@ def _compared(left: Seen, right: Seen, proposal: Proposal) -> Match | None:
     if min(columns, rows) < MIN_BLOCKS:
         return None
     planes = _grids(left, right, proposal.turn, common, rows * BLOCK, columns * BLOCK)
-    agrees, shows, _, _ = blocks(*planes)
-    if common.is_cut and (is_straight(planes[0], agrees) or (agrees & corners(planes[0]) & corners(planes[1])).sum() < CORNERS):
-        return None
+    agrees, shows, _, against = blocks(*planes)
     if (~shows).sum() >= agrees.sum() and not greys_agree(*planes, ~shows):
         return None  # a text box that two smooth pictures share
     inner = np.zeros((rows, columns), bool)
     inner[1:-1, 1:-1] = True  # the darkened rim of two doors agrees, whatever is on them
     agreeing, showing = int(agrees.sum()), int(shows.sum())
     agreeing_inside, showing_inside = int(agrees[inner.ravel()].sum()), int(shows[inner.ravel()].sum())
-    if agreeing_inside < INSIDE:
+    if agreeing_inside < INSIDE or against.sum() > agreeing:
         return None
     score = min(agreeing / showing, 2 * agreeing_inside / showing_inside)
+    if _by_chance(proposal, common, planes, agrees, score):
+        return None
     return _match(left, right, proposal.turn, common, score, (showing - agreeing) / len(shows), agreeing)
+
+
+def _by_chance(proposal: Proposal, common: Common, planes: tuple[np.ndarray, np.ndarray], agrees: np.ndarray, score: float) -> bool:
+    """Can two pictures lie so that these blocks agree, and be two? A part of one can be laid on any part of the other, until lines, an edge or a motif fit."""
+    corner = int((agrees & corners(planes[0]) & corners(planes[1])).sum())
+    if not common.is_cut:  # where areas propose, shade and a frame do
+        return proposal.areas is not None and score < MOSTLY and 4 * corner < agrees.sum()
+    if corner < CORNERS or is_straight(planes[0], agrees):
+        return True
+    return proposal.areas is None and proposal.weight <= FEW and (score < MOSTLY or any(is_straight(plane, agrees, 2) for plane in planes))
 
 
 def _as_a_whole(left: Seen, right: Seen, proposal: Proposal) -> Match | None:
@@ -275,52 +303,28 @@ def _as_a_whole(left: Seen, right: Seen, proposal: Proposal) -> Match | None:
     common = _common(left, right, proposal)
     if common is None:
         return None
-    planes = _grids(left, right, proposal.turn, common, WHOLE, WHOLE)
-    pair = np.stack([smoothed(plane).ravel() / 16 for plane in planes], axis=1)
-    seen = _uncovered(pair, np.ones(WHOLE * WHOLE, bool))
-    if seen is None:  # a box bends the surfaces that are fitted to all
-        off = np.abs(pair[:, 0] - pair[:, 1] - np.median(pair[:, 0] - pair[:, 1]))
-        seen = _uncovered(pair, off <= max(1.0, 6 * float(np.median(off))))
-    if seen is None:
+    planes = _grids(left, right, proposal.turn, common, SQUARE, SQUARE)
+    seen = uncovered(np.stack([smoothed(plane).ravel() / 16 for plane in planes], axis=1))
+    if seen is None or (common.is_cut and is_straight(planes[0], np.ones(SQUARE * SQUARE // BLOCK**2, bool))):
         return None
+    seen = seen.reshape(SQUARE, SQUARE)
     _, _, both, against = blocks(*planes, flat=0.0, noise=LEAST_DETAIL / 2)
-    uncovered = seen.reshape(WHOLE // BLOCK, BLOCK, WHOLE // BLOCK, BLOCK).mean((1, 3)).ravel() > 0.9
-    if 4 * (against & uncovered).sum() > (both & uncovered).sum():
+    bare = seen.reshape(SQUARE // BLOCK, BLOCK, SQUARE // BLOCK, BLOCK).mean((1, 3)).ravel() > 0.9
+    if 4 * (against & bare).sum() > (both & bare).sum():
         return None
     rows, columns = (max(edge, 1) for edge in _block_rows(common))
-    fine = _grids(left, right, proposal.turn, common, rows * BLOCK, columns * BLOCK)
-    agrees, _, both, against = blocks(*fine)
-    if 3 * against.sum() > both.sum() or (common.is_cut and is_straight(planes[0], np.ones(16, bool))):
+    agrees, _, both, against = blocks(*_grids(left, right, proposal.turn, common, rows * BLOCK, columns * BLOCK))
+    under = boxes(~seen)
+    if (~under & ~seen).mean() > THIN and both.sum() > ENOUGH and against.any() and agrees.sum() < HOLDS * both.sum():
+        return None
+    if not common.is_cut:  # of a part that can be laid on any part of the other nothing is excused
+        places = (np.arange(edge * BLOCK) * SQUARE // (edge * BLOCK) for edge in (rows, columns))
+        bare = ~under[np.ix_(*places)].reshape(rows, BLOCK, columns, BLOCK).any((1, 3)).ravel()
+        against, both = against & bare, both & bare
+    if (4 if common.is_cut else 3) * against.sum() > both.sum():
         return None
     share = float(seen.mean())
     return _match(left, right, proposal.turn, common, share, 1 - share, int(agrees.sum()))
-
-
-def _uncovered(pair: np.ndarray, seen: np.ndarray) -> np.ndarray | None:
-    """(cells,) bool: where (cells, 2) greys are the same but for light and shade, found from the cells `seen`; None where too few are or what they show is not alike."""
-    for _ in range(3):
-        if seen.mean() < 1 - MOST_COVERED:
-            return None
-        rest = pair - SURFACE @ np.linalg.lstsq(SURFACE[seen], pair[seen], rcond=None)[0]
-        a, b = rest[seen].T
-        gain = float(a @ b) / max(float(b @ b), 1e-9)
-        off = np.abs(rest[:, 0] - gain * rest[:, 1])
-        seen = off <= 6 * np.median(off[seen]) + 1e-6
-    if seen.mean() < 1 - MOST_COVERED:
-        return None
-    a, b = rest[seen].T
-    is_alike = min(a.std(), b.std()) >= LEAST_DETAIL and _correlation(a, b) >= WHOLE_AGREES and _correlation(*pair[seen].T) >= WHOLE_SHADE
-    return seen if gain > 0 and is_alike else None
-
-
-AXIS = np.linspace(-1, 1, WHOLE)
-X, Y = np.tile(AXIS, WHOLE), np.repeat(AXIS, WHOLE)
-SURFACE = np.stack([np.ones(WHOLE * WHOLE), X, Y, X * X, X * Y, Y * Y], axis=1)
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    return float(a @ b) / max(math.sqrt(float(a @ a) * float(b @ b)), 1e-9)
 
 
 def _match(left: Seen, right: Seen, turn: int, common: Common, score: float, covered: float, agreeing: int) -> Match:

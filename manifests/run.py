@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from manifests.audit.visible import visible
 from manifests.errors import Refusal
+from manifests.numbered import numbered
 from manifests.schema import FORMAT
 from manifests.shards.pool_yaml import PoolDescription, Shard, apart, joined, open_pool, recorded_pool
 from manifests.shards.read import opened
@@ -102,7 +103,7 @@ class Run:
 
     def ledger_files(self) -> list[Path]:
         """The ledger's files in shard order."""
-        return sorted((self.path / "ledger").glob("*.parquet"))
+        return numbered(self.path / "ledger", ".parquet")
 
     def ledger(self, columns: list[str] | None = None) -> pa.Table:
         """The whole ledger (or `columns` of it) as one Arrow table, in shard order."""
@@ -117,8 +118,8 @@ class Run:
         return self.path / "vectors" / name / f"{shard}.arrow"
 
     def edges(self, stage: str) -> list[Path]:
-        """The files of a pairwise decision's edges."""
-        return sorted((self.path / "edges" / stage).glob("*.parquet"))
+        """The files of a pairwise decision's edges, one a generation."""
+        return numbered(self.path / "edges" / stage, ".parquet")
 
     def evaluation(self, name: str) -> "Run":
         """The measures of evaluation pool `name`, laid out as a run's (no ledger)."""

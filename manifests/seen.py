@@ -10,7 +10,8 @@ import numpy as np
 from manifests import images
 from manifests.blocks import means
 from manifests.likeness import border, thumbnail
-from manifests.placing import SIDE, SQUARE, Area, areas_of
+from manifests.placing import SIDE, Area, areas_of
+from manifests.surfaces import SQUARE
 
 __all__ = ["BYTES", "Seen", "glance", "see"]
 

@@ -76,7 +76,11 @@ def _timm(name: str, spec: str, resolution: int) -> Backbone:
     if not timm.is_model(name.split(".")[0]):
         near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5])
         raise Refusal("bad-value", "backbone", f"timm has no model {name!r}", f"near names: {near}" if near else "", "`timm.list_models()` lists all")
-    settings = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    try:
+        settings = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError as error:
+        cure = f"Weights start fresh: `timm:{name.split('.')[0]}` is enough"
+        raise Refusal("bad-value", "backbone", f"timm has no {name!r}: {name.split('.')[0]} has no such tag", "", cure) from error
     mean, std = (settings.mean, settings.std) if settings else ((0.5,) * 3, (0.5,) * 3)
     net = timm.create_model(name, num_classes=0, **timm_arguments(name, resolution))
     return Backbone(net, spec, resolution, mean, std)
@@ -150,18 +154,21 @@ def load_backbone(folder: Path | str, resolution: int | None = None) -> Backbone
         spec, size = described["backbone"], resolution or described["resolution"]
         backbone = open_backbone(spec, size)
         backbone.net.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
-    except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
-        raise Refusal(
-            "broken-record", str(folder), f"weights and description do not fit: {str(error).splitlines()[0]}", "", "Train it again"
-        ) from error
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Refusal("broken-record", str(folder), f"weights and description do not fit: {why}", "", "Train it again") from error
     return backbone
 
 
 def pick_device(asked: str) -> str:
-    """auto: cuda, then mps, then cpu. Raises `Refusal` [bad-value] where the device asked for is not there."""
-    have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if asked == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if have[name])
-    if not have[asked]:
-        raise Refusal("bad-value", "device", f"there is no {asked} here", f"here: {', '.join(n for n, there in have.items() if there)}")
-    return asked
+    """auto: the first of `devices`. Raises `Refusal` [bad-value] where the device asked for is not there."""
+    here = devices()
+    if asked != "auto" and asked not in here:
+        raise Refusal("bad-value", "device", f"there is no {asked} here", f"here: {', '.join(here)}")
+    return here[0] if asked == "auto" else asked
+
+
+def devices() -> list[str]:
+    """The devices of this machine, the fastest first: cuda, mps, cpu."""
+    have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    return [name for name, is_there in have.items() if is_there]

@@ -8,6 +8,7 @@ config.json         timm's description and ours; written last: present with the 
 
 import io
 import json
+import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,17 @@ def finished(folder: Path, digest: str) -> bool:
     """Whether `folder` holds the finished training `digest`. Raises `Refusal` [bad-value] where it holds another one."""
     found = None
     if (folder / "config.json").is_file():
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("keepset", {}).get("training", {}).get("digest")
+        try:
+            found = json.loads((folder / "config.json").read_text(encoding="utf-8"))["keepset"]["training"]["digest"]
+        except (ValueError, KeyError, TypeError):
+            found = ""  # a model that was not trained here, or a damaged description
     elif (folder / "state.pt").is_file():
         found = _load(folder)["digest"]
     if found not in (None, digest):
         raise Refusal(
             "bad-value",
             str(folder),
-            "holds a training of another configuration or other data",
+            "holds a model, or a training of another configuration or other data",
             "one training a folder",
             "Give another `out`, or remove this folder",
         )
@@ -49,7 +53,7 @@ def save_state(
     rows: list[dict[str, Any]],
     spent: dict,
 ) -> None:
-    """Publish all that the next step depends on; `rows` are the metrics of the steps so far, `spent` the seconds."""
+    """Publish all that the next step depends on; `rows` are the metrics of the steps so far, `spent` the seconds and the devices."""
     state = {
         "digest": digest, "objective": objective.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "position": asdict(position), "spent": spent,
         "random": torch.get_rng_state(), "random_cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
@@ -61,7 +65,7 @@ def save_state(
 
 
 def load_state(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, Position, list[dict[str, Any]], dict]:
-    """(step, position, metrics so far, seconds spent); step 0 where nothing was saved. Sets modules, optimiser and random state."""
+    """(step, position, metrics so far, what was spent); step 0 where nothing was saved. Sets modules, optimiser and random state."""
     if not (folder / "state.pt").is_file():
         return 0, Position(), [], {"seconds": 0.0, "cpu_seconds": 0.0}
     state = _load(folder)
@@ -75,10 +79,14 @@ def load_state(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimi
 
 
 def _load(folder: Path) -> dict[str, Any]:
+    broken = Refusal("broken-record", str(folder / "state.pt"), "is not a saved state", "", "Remove it: the training starts again")
     try:
-        return torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, EOFError, OSError) as error:
-        raise Refusal("broken-record", str(folder / "state.pt"), "is not a saved state", "", "Remove it: the training starts again") from error
+        found = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise broken from error
+    if not isinstance(found, dict) or "digest" not in found:
+        raise broken
+    return found
 
 
 def save_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:

@@ -52,7 +52,7 @@ def read_overrides(settings: list[str]) -> dict[str, Any]:
 def objective_of(given: dict[str, Any]) -> tuple[str, Callable[..., "Objective"], dict[str, Any]]:
     """(name, its function, its parameters checked and defaulted) of a configuration's `objective`."""
     name = given.get("name")
-    if name not in OBJECTIVES:
+    if not isinstance(name, str) or name not in OBJECTIVES:
         raise Refusal(
             "bad-value",
             "objective: name",

@@ -16,12 +16,14 @@ import numpy as np
 
 from manifests.errors import Refusal
 from manifests.processes import end_with_parent
+from manifests.shards.read import signature
 from pretrain.samples import Samples, shard_reader
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 AHEAD = 64 << 20  # bytes of pictures that a loader may be ahead, where two batches are not more
 KNOWN = 256 << 20  # bytes of decoded pictures that pass from one training to the next
-Known = dict[tuple[str, int, int], np.ndarray | None]  # (shard, offset, side) -> the decoded picture; None: there is none
+Place = tuple[str, tuple[int, ...], int, int]  # a shard and its signature, the offset in it, the side of the picture
+Known = dict[Place, np.ndarray | None]  # the decoded picture; None: there is none
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Pictures:
 
     def __init__(self, samples: Samples, side: int, *, workers: int | None = None, cache_bytes: int = 1 << 30, known: Known | None = None) -> None:
         self.samples, self.side, self.known = samples, side, known
+        self._shards = [(url, signature(url)) for url in samples.urls] if known is not None else []
         self.shape = (side, side, 3)
         fits = len(samples) * side * side * 3 <= cache_bytes
         self.cache = np.empty((len(samples), *self.shape), np.uint8) if fits else None
@@ -137,9 +140,7 @@ class Pictures:
         out = np.zeros((len(rows), *self.shape), np.uint8)
         if self.known is None or not len(rows):
             return rows, out, decode_rows(self.samples.urls, *self._places(rows), out)
-        keys = [
-            (self.samples.urls[f], start, self.side) for f, start in zip(self.samples.file[rows], self.samples.offset[rows].tolist(), strict=True)
-        ]
+        keys = [(*self._shards[f], start, self.side) for f, start in zip(self.samples.file[rows], self.samples.offset[rows].tolist(), strict=True)]
         is_known = np.array([key in self.known for key in keys])
         bad, fresh = np.zeros(len(rows), bool), np.flatnonzero(~is_known)
         for i in np.flatnonzero(is_known).tolist():

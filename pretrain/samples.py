@@ -144,11 +144,12 @@ def _num_labels(label: pa.ChunkedArray) -> int:
 
 def _of_shards(folder: Path) -> pa.Table:
     """Written shards: NNNNN.tar beside NNNNN.parquet with uid, key, label and, optionally, weight."""
+    from manifests.numbered import numbered
     from manifests.shards.index import index_shard
     from manifests.shards.pool_yaml import Shard
 
     tables = []
-    tars = sorted(folder.glob("*.tar"))
+    tars = numbered(folder, ".tar")
     if not tars:
         raise Refusal("no-such-file", str(folder), "holds neither pool.yaml nor ledger nor *.tar", "a pool, a run or a folder of written shards")
     for tar in tars:

@@ -93,6 +93,7 @@ def training(
         raise Refusal(
             "bad-value", "samples_seen, batch", f"{samples_seen} and {batch} make no step", "batch is at least 2 and samples_seen at least batch"
         )
+    _check_least({"resolution": (resolution, 1), "smallest_arm": (smallest_arm, 1), "threads": (threads, 1), "workers": (workers, 0)})
     samples = open_samples(data, uids)
     with locked(Path(out)), settled(threads):
         run = Loop(configuration, samples, Path(out), where)
@@ -100,6 +101,13 @@ def training(
             with Pictures(samples, resolution, workers=workers, cache_bytes=cache_mib << 20, known=known) as pictures:
                 run.go(pictures, checkpoint_every, quiet)
     return Path(out)
+
+
+def _check_least(given: dict[str, tuple[int | None, int]]) -> None:
+    """Refuse a whole number below the least that it may be; null stays."""
+    for name, (value, least) in given.items():
+        if value is not None and value < least:
+            raise Refusal("bad-value", name, f"{value} is too small", f"it takes a whole number from {least}")
 
 
 class Loop:
@@ -141,7 +149,7 @@ class Loop:
             objective = self._objective().to(self.device).train()
             optimizing = optimizer(objective, **self.optimizing)
             step, position, rows, before = load_state(self.out, objective, optimizing)
-            clock = Clock(before)
+            clock = Clock(before, self.device)
             plan = itertools.islice(batches(self.samples, self.seed("order"), self.batch, position), self.steps - step)
             waiting: list[dict[str, Any]] = []
             with Progress(f"{self.name} {self.out.name}", self.steps * self.batch, "images", quiet=quiet) as progress:
@@ -159,7 +167,7 @@ class Loop:
                     if saving:
                         save_state(self.out, self.digest, objective, optimizing, step, planned.after, rows, clock.spent())
             save_metrics(self.out, rows)
-            cost = {**clock.spent(), "undecodable": pictures.undecodable, "samples": len(self.samples), "steps": self.steps, "device": self.device}
+            cost = {**clock.spent(), "undecodable": pictures.undecodable, "samples": len(self.samples), "steps": self.steps}
             save_model(self.out, cast("Backbone", objective.backbone), {"digest": self.digest, "configuration": self.resolved, **cost})
 
     def _objective(self) -> "Objective":
@@ -208,15 +216,16 @@ class Loop:
 
 
 class Clock:
-    """Seconds since it was made, on top of those before: wall and CPU of this process."""
+    """Seconds since it was made, on top of those before: wall and CPU of this process; and the device, after those that the training was on before."""
 
-    def __init__(self, before: dict[str, float]) -> None:
+    def __init__(self, before: dict[str, Any], device: str) -> None:
         self.before, self.wall, self.cpu = before, time.monotonic(), time.process_time()
+        self.device = ", ".join(dict.fromkeys([*filter(None, before.get("device", "").split(", ")), device]))
 
-    def spent(self) -> dict[str, float]:
-        """{seconds, cpu_seconds}"""
+    def spent(self) -> dict[str, Any]:
+        """{seconds, cpu_seconds, device}"""
         found = {"seconds": time.monotonic() - self.wall, "cpu_seconds": time.process_time() - self.cpu}
-        return {name: round(self.before[name] + value, 3) for name, value in found.items()}
+        return {name: round(self.before[name] + value, 3) for name, value in found.items()} | {"device": self.device}
 
 
 def _read(waiting: list[dict[str, Any]], out: Path) -> list[dict[str, Any]]:

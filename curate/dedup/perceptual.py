@@ -16,8 +16,7 @@ from manifests.quotas import place_inside
 from manifests.star import star
 from manifests.vectors import hamming
 from manifests.vectors.copies import limit_of, spread
-from manifests.vectors.forecast import Forecast, Size, near_hashes, require
-from manifests.vectors.forecast import looks as needed_for
+from manifests.vectors.forecast import Forecast, Size, require, two_looks
 
 REASONS = ("near_duplicate",)
 WRITES = {"perceptual_group": pa.string(), "perceptual_size": pa.int32()}
@@ -29,9 +28,13 @@ SAMPLE = 1000  # looks on which the recall of the short way is measured
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # code, code, bits
 
 
-def forecast(size: Size, *, max_distance: int, turned: bool, **_: object) -> Forecast:
-    """The search of hashes. What the thumbnails of rows with a candidate need is asked for when these are known."""
-    return near_hashes(size.rows, 8 * size.rows if turned else size.rows, max_distance)
+def forecast(size: Size, *, views: Column, max_distance: int, turned: bool, exact_seconds: float, loose_distance: int, **_: object) -> Forecast:
+    """The search of hashes, as if every picture had a border. What the thumbnails of rows with a candidate need is asked for when these are known."""
+    width, base = LONG if "256" in views else SHORT, 8 * size.rows if turned else size.rows
+    seconds = hamming.seconds(size.rows, base, max_distance, width)
+    if width == LONG and hamming.seconds(size.rows, base, max_distance, width, sorting=False) > exact_seconds:
+        seconds = hamming.seconds(size.rows, base, loose_distance, SHORT)
+    return two_looks(size.rows, width, turned, seconds)
 
 
 def perceptual(
@@ -75,7 +78,9 @@ def perceptual(
     turned      also find copies that were turned by quarter turns or mirrored. Turn it off for digits and text: a 6 is a turned 9
     side        thumbnails are side x side RGB; a multiple of 4. At the pictures' own size nothing is resized
     prefer      columns of numbers; the row with the larger value is the one to keep, and null is the least: [inner_pixels] the highest resolution, borders not counted (by
-                `measure.perceptual_hash`), [num_bytes] the largest file (by `measure.quality`), any column of the pool, or several, the first first
+                `measure.perceptual_hash`), [num_bytes] the largest file (by `measure.quality`), any column of the pool, or several, the first first.
+                By inner_pixels alone a JPEG and the lossless picture of its size are equal, and the uid decides; [inner_pixels, num_bytes], as in the recipes
+                `audit` and `photos`, keeps the lossless one
     keeper      who stays of those that `prefer` leaves equal: the smaller "uid", or the "earliest": the first source by name, in it the first shard by name, in it the
                 first sample. `prefer: []` with "earliest" keeps the first of all copies
     floor_rms   pairs up to this difference are written as edges, so that max_rms can be moved later without the pictures
@@ -101,9 +106,14 @@ def perceptual(
     rank = pool.keeper_order(prefer, np.arange(len(pool)) if keeper == "earliest" else None)
 
     def find() -> Edges:
+        needed = forecast(
+            Size(len(pool), [], pool.memory), views=views, max_distance=max_distance, turned=turned, exact_seconds=exact_seconds,
+            loose_distance=loose_distance,
+        )  # fmt: skip
+        require(WHERE, needed, pool.memory)
         looks = _looks(pool, views, trimmed)
-        require(WHERE, needed_for(len(looks), looks.codes.shape[1], turned), pool.memory)
         distinct, group = looks.grouped()
+        looks.codes = distinct[:0]  # from here on `distinct` has them, each once
         near = _near(pool, looks, distinct, group, max_distance, turned, exact_seconds, loose_distance)
         found = _compared(pool, looks, rank, group, near, (floor_rms, min_contrast, turned, side), limit_of(len(pool), max_edges))
         return _thinned(found, rank, pool.fixed, max_rms, max_edges) if len(found.a) > limit_of(len(pool), max_edges) else found

@@ -1,24 +1,22 @@
 """Drop the pictures that stand, the same, nearly the same or as a copy, in an evaluation pool, and record every one of its samples that is hit."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 
-from curate.pool import Column, Edges, Pool, PoolPaths, State, VectorName, Verdicts
+from curate.pool import Column, Edges, Pool, PoolPaths, VectorName, Verdicts
 from manifests.errors import Refusal
-from manifests.hits import Groups, Pairs, Way, closest, gathered, together
+from manifests.hits import Groups, Pairs, Way, gathered, together
 from manifests.images import beyond
 from manifests.likeness import TURNS, Looks, candidates, differences, members, thumbnails
 from manifests.memory import enough, size
-from manifests.registration import AREA, FIELDS, Match, register
-from manifests.seen import BYTES, Seen, glance
+from manifests.registration import AREA, FIELDS
+from manifests.vectors.between import close, nearest
 from manifests.vectors.forecast import Forecast, Size, in_turn, leaks, require
-from manifests.vectors.neighbours import knn, pairs_within
-from manifests.vectors.tiles import equal_rows
+from manifests.verified import verified
 
 REASONS = ("exact_leak", "near_leak", "copied_leak", "vector_leak")
 WRITES = {"leakage_pool": pa.string(), "leakage_cosine": pa.float64(), "leakage_copied": pa.float64()}
@@ -27,9 +25,6 @@ GROWS = "equal"
 VECTORS_MAY_BE_MISSING = True  # the other ways still decide
 WHERE = "leakage.images"
 EXACT, NEAR, COPIED, VECTOR, NONE = range(5)  # how a row hits a sample, the surest first; the first four are REASONS
-QUERIES = 8192  # rows whose neighbours are sought in one round
-PAIRS = 1024  # pairs that are verified in one round
-HELD = 256  # pictures of the evaluation pool that are kept as `registration` sees them, at least
 PAIR_BYTES = 400  # of a recorded pair with all that is seen of it
 SEEN = {**{f"a_{e}": f"b_{e}" for e in ("left", "top", "right", "bottom")}, **{f"b_{e}": f"a_{e}" for e in ("left", "top", "right", "bottom")}}
 
@@ -238,7 +233,8 @@ def _pairs(pool: Pool, other: Pool, name: str, search: Search, number: int) -> d
         pairs, seen = _copies(pool, mine, other, theirs, looks, same, search, number)
         ways.append(Way("copied", pairs, mine, theirs, seen))
     if search.floor_cosine is not None and search.vectors is not None:
-        ways.append(Way("cosine", *_cosines(pool, other, search.vectors, search.floor_cosine, search.max_hits, number)))
+        z, base, ranks = pool.vectors(search.vectors), other.vectors(search.vectors), (pool.uid_rank, other.uid_rank)
+        ways.append(Way("cosine", *close(z, base, search.floor_cosine, ranks, search.max_hits, f"close-{number}", pool.scan, pool.device)))
     row, sample, is_complete, of_ways = together(ways, len(other), search.max_hits)
     if PAIR_BYTES * len(row) > pool.memory:
         given = f"{len(row):,} pairs with {name} need {size(PAIR_BYTES * len(row))}"
@@ -347,20 +343,7 @@ def _near(pool: Pool, mine: Groups, other: Pool, theirs: Groups, looks: TwoLooks
 
 def _nearest(pool: Pool, other: Pool, name: VectorName, k: int, number: int) -> tuple[np.ndarray, np.ndarray]:
     """(n, k) cosine and row of the nearest evaluation pictures, best first, fewer where the pool is small."""
-    z, base = pool.vectors(name), other.vectors(name)
-    width = min(k, len(base))
-
-    def search(state: State) -> State:
-        cosine, row, done = state
-        some = np.arange(done[0], min(done[0] + QUERIES, len(z)))
-        near, place = knn(z.subset(some), base, width, base_uid_rank=other.uid_rank, device=pool.device)
-        is_there = (z.square[some] > 0)[:, None] & (base.square[place] > 0)  # a missing vector is near nothing
-        cosine[some], row[some] = np.where(is_there, near, -np.inf), np.where(is_there, place, -1)
-        return cosine, row, done + len(some)
-
-    start = np.full((len(z), width), -np.inf), np.full((len(z), width), -1, np.int64), np.zeros(1, np.int64)
-    cosine, row, _ = pool.scan(f"nearest-{number}", search, start, rounds=-(-len(z) // QUERIES) if width else 0)
-    return cosine, row
+    return nearest(pool.vectors(name), other.vectors(name), k, other.uid_rank, f"nearest-{number}", pool.scan, pool.device)
 
 
 def _nearest_cosine(pool: Pool, others: list[Pool], vectors: VectorName | None, k: int) -> np.ndarray:
@@ -372,68 +355,15 @@ def _nearest_cosine(pool: Pool, others: list[Pool], vectors: VectorName | None, 
     return np.where(np.isfinite(best), best, np.nan)
 
 
-def _cosines(pool: Pool, other: Pool, name: VectorName, floor: float, most: int, number: int) -> tuple[Pairs, Groups, Groups]:
-    """The pairs with a cosine of at least the floor, of groups of equal vectors; the distance is the cosine below zero."""
-    z, base = pool.vectors(name), other.vectors(name)
-    mine, theirs = (Groups.by(equal_rows(v), p.uid_rank) for v, p in ((z, pool), (base, other)))
-    tests, has = base.subset(theirs.first), z.square[mine.first] > 0
-
-    def search(state: State) -> State:
-        *old, done = state
-        some = np.arange(done[0], min(done[0] + QUERIES, len(mine)))
-        found = pairs_within(z.subset(mine.first[some]), tests, floor, pool.device)
-        there = ((a, b, cosine, has[some[a]] & (tests.square[b] > 0)) for a, b, cosine in found)  # a missing vector is near nothing
-        pairs = gathered(((some[a[hit]], b[hit], -cosine[hit]) for a, b, cosine, hit in there), mine, theirs, most, tuple(old))  # type: ignore[arg-type]
-        return *pairs, done + len(some)
-
-    start = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.zeros(len(theirs), bool), np.zeros(1, np.int64)
-    u, v, distance, is_cut, _ = pool.scan(f"close-{number}", search, start, rounds=-(-len(mine) // QUERIES) if len(theirs) else 0)
-    return (u, v, distance, is_cut), mine, theirs
-
-
 def _copies(
     pool: Pool, mine: Groups, other: Pool, theirs: Groups, looks: TwoLooks, same: Pairs, search: Search, number: int
 ) -> tuple[Pairs, np.ndarray]:
-    """The verified pairs of groups down to the floor, the distance being the share of agreeing blocks below zero, and (pairs, FIELDS) what was seen of each:
-    left the evaluation picture, right the pool's."""
+    """The verified pairs of groups down to the floor, and (pairs, FIELDS) what was seen of each: left the evaluation picture, right the pool's."""
     u, v = _proposed(pool, mine, other, theirs, looks, same, search, number)
-    floor = search.floor_copied or 0.0
-    own = _seen_by(pool, mine, PAIRS)
-    tests = _seen_by(other, theirs, max(HELD, pool.memory // 8 // BYTES))
-
-    def verify(state: State) -> State:
-        found, seen, done = state
-        some = np.arange(done[0], min(done[0] + PAIRS, len(u)))
-        hits = []
-        for pair in some.tolist():
-            left, right = tests(int(v[pair])), own(int(u[pair]))
-            match = None if left is None or right is None else register(left, right)
-            if match is not None and match.score >= floor and _shown(match) >= search.min_area and (search.turned or match.turn == 0):
-                hits.append((pair, match.row))
-        more = np.array([row for _, row in hits], np.float64).reshape(-1, len(FIELDS))
-        return np.concatenate([found, np.array([pair for pair, _ in hits], np.int64)]), np.concatenate([seen, more]), done + len(some)
-
-    start = np.empty(0, np.int64), np.empty((0, len(FIELDS))), np.zeros(1, np.int64)
-    found, seen, _ = pool.scan(f"copies-{number}", verify, start, rounds=-(-len(u) // PAIRS))
-    u, v, distance, is_cut = u[found], v[found], -seen[:, FIELDS.index("score")], np.zeros(len(theirs), bool)
-    keep = closest(u, v, distance, mine.first_rank, theirs.first_rank, search.max_hits)
-    is_cut[v[~keep]] = True
-    return (u[keep], v[keep], distance[keep], is_cut), seen[keep]
-
-
-def _shown(match: Match) -> float:
-    """The larger of the shares of the two pictures that lie in the common area."""
-    return max((right - left) * (bottom - top) for left, top, right, bottom in (match.left, match.right))
-
-
-def _seen_by(pool: Pool, groups: Groups, room: int) -> Callable[[int], Seen | None]:
-    """What gives the picture of a group as `registration` sees it; the last `room` of them are kept."""
-
-    @lru_cache(maxsize=room)
-    def see(group: int) -> Seen | None:
-        return glance(next(pool.payloads(groups.first[[group]])))
-
-    return see
+    return verified(
+        u, v, (mine, theirs), (pool.payloads, other.payloads), floor=search.floor_copied or 0.0, min_area=search.min_area, turned=search.turned,
+        most=search.max_hits, name=f"copies-{number}", scan=pool.scan, memory=pool.memory,
+    )  # fmt: skip
 
 
 def _proposed(

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from manifests.errors import Refusal
 
-__all__ = ["ShardReader", "found_at", "local_path", "opened", "place_of", "reaching", "store_of"]
+__all__ = ["ShardReader", "found_at", "local_path", "opened", "place_of", "reaching", "signature", "store_of"]
 
 BLOCK = 8 << 20  # bytes that one request to a remote store brings, so that a walk in order makes few of them
 
@@ -186,9 +186,14 @@ def opened(url: str, *, block: int = BLOCK, version: str = "") -> ShardReader:
     A local file that was replaced since is opened anew. What lies at a URL is asked once: whoever knows which content it must have gives a `version`, such as
     its digest.
     """
+    return _opened(url, block, version, signature(url))
+
+
+def signature(url: str) -> tuple[int, ...]:
+    """What tells within a process that a local file was replaced; empty for what is not there, and for what lies at any other URL."""
     path = local_path(url)
     there = os.stat(path) if path is not None and os.path.exists(path) else None
-    return _opened(url, block, version, (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns) if there else ())
+    return (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns) if there else ()
 
 
 @functools.lru_cache(maxsize=64)

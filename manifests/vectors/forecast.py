@@ -210,12 +210,14 @@ def near_hashes(rows: int, base: int, radius: int) -> Forecast:
     return Forecast(0, 0, bit_codes(rows, base) + 200 * rows, seconds(rows, base, radius, 64) + 2e-6 * rows)
 
 
-def looks(rows: int, width: int, turned: bool) -> Forecast:
-    """`dedup.perceptual`, but for the thumbnails of rows with a candidate, which are counted when these are known: hashes of `width` bytes a row with their views."""
-    from manifests.vectors.hamming import seconds
+def two_looks(rows: int, width: int, turned: bool, seconds: float) -> Forecast:
+    """`dedup.perceptual`, but for the thumbnails of rows with a candidate, which are counted when these are known: hashes of `width` bytes a row with their views.
 
-    base = 8 * rows if turned else rows
-    return Forecast(0, 0, bit_codes(rows, base) + rows * (4 * width + 100), seconds(rows, base, 8, 64))
+    Memory is that of pictures which all have a border, and so two looks; where none has, about half of it is taken.
+    """
+    base = 2 * rows * (8 if turned else 1)
+    longer = int(0.45 * (width - 64) * min(base, 1 << 25))  # of a code in the search than of one of 64 bits
+    return Forecast(0, 0, bit_codes(rows, base) + longer + rows * (4 * width + 100) + min(80 << 20, 8192 * rows), seconds + 2e-6 * rows)
 
 
 def farthest(rows: int, kept: int, dim: int) -> Forecast:

@@ -55,8 +55,7 @@ def read_ledger(run: Path) -> Ledger:
     stages = {stage.id: i for i, stage in enumerate(opened.stages)}
     every_uid = np.sort(table["uid"].to_numpy(zero_copy_only=False).astype("U32"))
     leaked = _leaked(opened)
-    num_classes = 1 + (pc.max(table["label"]).as_py() or 0)
-    classes = len(opened.pool.classes) if (Path(opened.info["pool"]["path"]) / "pool.yaml").is_file() else 0
+    num_classes = max(1 + (pc.max(table["label"]).as_py() or 0), len(opened.info.get("classes", ())))  # as a training counts them
     usable = pc.and_(pc.not_equal(table["status"].cast(pa.string()), QUARANTINED), pc.is_valid(table["offset"]))
     table = table.filter(usable)
     table = table.take(pc.sort_indices(table, [("uid", "ascending")]))
@@ -68,7 +67,7 @@ def read_ledger(run: Path) -> Ledger:
     return Ledger(
         run, table["uid"].to_numpy(zero_copy_only=False).astype("U32"), pc.fill_null(table["label"], -1).to_numpy().astype(np.int64), dropped_at, tuple(stages),
         tuple(stage.id for stage in opened.stages if stage.kind == "decision"), selects[-1] if selects else None, leaked, hashlib.sha256(every_uid.tobytes()).hexdigest(),
-        hashlib.sha256(pc.fill_null(table["weight"], 1.0).to_numpy()[dropped_at < 0].astype(np.float32).tobytes()).hexdigest(), max(num_classes, classes),
+        hashlib.sha256(pc.fill_null(table["weight"], 1.0).to_numpy()[dropped_at < 0].astype(np.float32).tobytes()).hexdigest(), num_classes,
     )  # fmt: skip
 
 

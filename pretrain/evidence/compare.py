@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ from pretrain.evidence.judge import evaluate, wait
 from pretrain.evidence.looks import read_looks
 from pretrain.evidence.plan import TRAINED, Plan, PlannedArm, read_plan
 from pretrain.evidence.questions import Facts
-from pretrain.evidence.runs import Device, Run, Work, prepare_worker, publish_scores, runs_of, work
+from pretrain.evidence.runs import Device, Run, Work, placed, prepare_worker, publish_scores, runs_of, spent_on, work
 from pretrain.evidence.scores import SCHEMA, fold
 from pretrain.evidence.verdict import MIN_RUNS
 from pretrain.tables import OBJECTIVES, TASKS
@@ -54,7 +54,8 @@ def compare(
     out     the evidence folder; default RUN/evidence/<plan digest>
     seeds   seeds of each arm; default the plan's. More of them later continue the same comparison, at the next look's error
     jobs    one-thread processes side by side; default the plan's, else one a core; of these on CUDA as many as the card's free memory holds, at 4 GiB each
-    device  where runs train and are tested
+    device  where runs train and are tested; auto goes on with a seed that was begun on another device there, and refuses where that is not
+            to be had; a device that is named is taken, and the verdicts tell where the two sides of a difference were not made on one
     runner  replaces training and testing (for trainers of one's own): (arm, seed, objective) -> table of task, sample_uid, value
     Writes  plan.yaml, draws/, runs/<objective>/<arm>/<run>/, scores.parquet after each seed, verdicts.parquet and intervals.svg at each look, looks.jsonl
     Cost    seeds x (full + kept + draws) trainings an objective; the verdict itself takes seconds
@@ -67,10 +68,11 @@ def compare(
     with locked(comparison.folder):
         _write_plan(comparison)
         todo = [r for r in comparison.runs if not comparison.done(r)]
+        places = placed(todo, comparison.devices(set(comparison.runs) - set(todo)), device) if todo and runner is None else {}
         with Progress("compare", len(comparison.runs), "runs", events=comparison.folder / "events.jsonl") as progress:
             progress.done = len(comparison.runs) - len(todo)
-            with _executor(jobs, checked.jobs, device, todo, runner) as submit:
-                pending = {r: submit(comparison, r, device) for r in todo}
+            with _executor(jobs, checked.jobs, places, todo, runner) as submit:
+                pending = {r: submit(comparison, r, places.get(r, device)) for r in todo}
                 moved = False
                 for round_ in range(comparison.seeds):
                     fresh = [r for r in comparison.runs if r.round == round_ and r in pending]
@@ -141,6 +143,10 @@ class Comparison:
                 record_event(self.folder / "events.jsonl", "linked", folder=run.folder)
                 return True
         return False
+
+    def devices(self, runs: Iterable[Run]) -> dict[Run, str]:
+        """The device of each run that stands; "" where nothing was trained, or nobody wrote it down."""
+        return {r: spent_on(self.folder / r.folder / "scores.parquet").get("device", "") for r in runs}
 
     def config(self, run: Run, device: Device) -> dict[str, Any]:
         """The configuration of `pretrain train` for a run that trains; the same for every arm but for its rows."""
@@ -232,10 +238,6 @@ def _check_training(comparison: Comparison, device: Device) -> None:
     from pretrain.train import training
     from pretrain.transfer.transfer import check_task
 
-    for name in ("backbone", "resolution"):
-        if name not in comparison.plan.training:
-            words = "backbone, resolution and what else `pretrain train` takes for every arm"
-            raise Refusal("bad-plan", f"{comparison.plan.where}: training", f"has no {name}", words)
     for objective in comparison.plan.objectives:
         first = next(r for r in comparison.runs if r.objective == objective and not comparison.plan.arm(r.arm).drawn)
         config = comparison.config(first, device)
@@ -246,7 +248,7 @@ def _check_training(comparison: Comparison, device: Device) -> None:
 
 
 def _check_objective(given: dict[str, Any], where: str) -> None:
-    if given["name"] not in OBJECTIVES:
+    if not isinstance(given["name"], str) or given["name"] not in OBJECTIVES:
         raise Refusal("bad-plan", where, f"{given['name']!r} is no objective", f"one of {', '.join(OBJECTIVES)}")
 
 
@@ -270,13 +272,14 @@ Submit = Callable[[Comparison, Run, Device], Callable[[], None]]  # starts a run
 
 
 @contextmanager
-def _executor(jobs: int | None, planned: int, device: Device, todo: list[Run], runner: Runner | None) -> Iterator[Submit]:
+def _executor(jobs: int | None, planned: int, places: Mapping[Run, Device], todo: list[Run], runner: Runner | None) -> Iterator[Submit]:
     """How runs are started: in a pool of one-thread processes; or with `runner`, here, when they are waited for."""
     if runner is not None or not todo:
         yield lambda comparison, run, device: lambda: _at_once(comparison, run, runner)
         return
     from pretrain.machine import side_by_side  # torch, which a runner need not have
 
+    device = "cuda" if "cuda" in places.values() else "cpu"
     pool = ProcessPoolExecutor(min(jobs or side_by_side(planned, device), len(todo)), get_context("spawn"), prepare_worker)
     try:
         yield lambda comparison, run, device: _waiting(pool.submit(work, comparison.work(run, device)), comparison, run)
@@ -335,8 +338,8 @@ def _scores_of(comparison: Comparison, run: Run) -> pa.Table:
 
 
 def _seconds(comparison: Comparison, run: Run) -> float:
-    metadata = pq.read_schema(comparison.folder / run.folder / "scores.parquet").metadata or {}
-    return sum(float(value) for key, value in metadata.items() if key.startswith(b"keepset.seconds."))
+    told = spent_on(comparison.folder / run.folder / "scores.parquet")
+    return sum(float(value) for name, value in told.items() if name.startswith("seconds."))
 
 
 def _facts(comparison: Comparison, finished: list[Run], uids: dict[str, tuple[str, ...]]) -> Facts:
@@ -356,7 +359,10 @@ def _facts(comparison: Comparison, finished: list[Run], uids: dict[str, tuple[st
     linked = events.is_file() and '"event": "linked"' in events.read_text(encoding="utf-8")
     fixed = None if linked else read_plan(comparison.folder / "plan.yaml").record.get("fixed")
     rows = {arm.name: comparison.size(arm) for arm in plan.of_kind(*TRAINED)}
-    return Facts(rows, cost, seconds or None, leakage, leaked, fixed, _settings(comparison))
+    devices: dict[tuple[str | None, str], list[str]] = {}
+    for r, device in comparison.devices(finished).items():
+        devices.setdefault((r.objective, r.arm), []).append(device)
+    return Facts(rows, cost, seconds or None, leakage, leaked, fixed, _settings(comparison), devices)
 
 
 def _settings(comparison: Comparison) -> dict[str, str]:

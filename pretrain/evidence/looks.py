@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from manifests.digest import digest
+from manifests.errors import Refusal
 from manifests.publish import publish_bytes
 from pretrain.evidence.plan import Plan
 from pretrain.evidence.scores import Scores
@@ -42,9 +43,18 @@ def scores_digest(scores: Scores) -> str:
 
 
 def read_looks(folder: Path) -> list[dict]:
-    """The rows of `looks.jsonl`, oldest first; none where there is no file."""
+    """The rows of `looks.jsonl`, oldest first; none where there is no file. Raises `Refusal` [broken-record]: what was spent must not be forgotten."""
     path = folder / "looks.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    if not path.is_file():
+        return []
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if all(isinstance(row["look"], int) for row in rows):
+            return rows
+    except (ValueError, KeyError, TypeError):
+        pass
+    cure = "Bring it back from a copy: it says which looks were taken, and what error they spent"
+    raise Refusal("broken-record", str(path), "is damaged", "one JSON object a line", cure)
 
 
 def open_look(folder: Path, plan: Plan, scores: Scores, runs: int) -> Look:

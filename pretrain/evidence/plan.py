@@ -39,7 +39,6 @@ from pretrain.evidence.verdict import MIN_RUNS
 FIELDS = ("format", "run", "arms", "objectives", "tasks", "budget", "training", "margin", "looks", "seeds", "seed", "weights", "jobs", "record")
 TRAINED = ("full", "kept", "random", "random_clean", "random_shares")
 DRAWN = ("random", "random_clean", "random_shares")
-UNTRAINED = ("untrained", "raw_pixels")
 ARM_FIELDS = {
     "full": {"run"},
     "kept": {"run", "selector"},
@@ -167,27 +166,42 @@ def check_plan(body: Any, where: str) -> Plan:
     margin = _margin(body.get("margin"), arms, where)
     seeds = _whole(body.get("seeds", 5), f"{where}: seeds", 1)
     looks = _looks(body.get("looks", [3, 5, 10]), where)
-    weights = {str(k): float(v) for k, v in (body.get("weights") or {}).items()}
-    names = [t["name"] for t in tasks]
-    if weights and (sorted(weights) != sorted(names) or min(weights.values()) <= 0):
-        raise Refusal("bad-plan", f"{where}: weights", f"are for {', '.join(weights)}", f"one number above 0 for each of {', '.join(names)}")
-    objectives = body.get("objectives") or {}
-    if isinstance(objectives, list):
-        objectives = {str(name): {} for name in objectives}
+    weights = _weights(body.get("weights"), [task["name"] for task in tasks], where)
     return Plan(
-        where, _text(body.get("run")), arms, {str(k): dict(v or {}) for k, v in objectives.items()}, tasks, _budget(body.get("budget"), where),
+        where, _text(body.get("run")), arms, _objectives(body.get("objectives"), where), tasks, _budget(body.get("budget"), where),
         _training(body.get("training"), where), margin, looks, seeds, _whole(body.get("seed", 0), f"{where}: seed", 0), weights,
-        _whole(body.get("jobs") or cores(), f"{where}: jobs", 1), dict(body.get("record") or {}),
+        _whole(body.get("jobs") or cores(), f"{where}: jobs", 1), _mapping(body.get("record"), f"{where}: record", "what `compare` has noted"),
     )  # fmt: skip
 
 
-def _training(given: Any, where: str) -> dict[str, Any]:
+def _mapping(given: Any, where: str, allowed: str) -> dict[str, Any]:
+    """`given` as a mapping; an empty one where it is null."""
     if given is not None and not isinstance(given, dict):
-        raise Refusal("bad-plan", f"{where}: training", f"{given!r}", "parameters of `pretrain train`, the same for every arm")
-    for name in given or {}:
+        raise Refusal("bad-plan", where, f"{given!r}", allowed)
+    return {str(name): value for name, value in (given or {}).items()}
+
+
+def _training(given: Any, where: str) -> dict[str, Any]:
+    found = _mapping(given, f"{where}: training", "parameters of `pretrain train`, the same for every arm")
+    for name in found:
         if name in PLANNED:
             raise Refusal("bad-plan", f"{where}: training", f"has {name}", "what else `pretrain train` takes, the same for every arm", PLANNED[name])
-    return dict(given or {})
+    return found
+
+
+def _objectives(given: Any, where: str) -> dict[str, dict[str, Any]]:
+    where, allowed = f"{where}: objectives", "names with their parameters, `{look: {}}`, or a list of names"
+    if isinstance(given, list):
+        given = {str(name): {} for name in given}
+    return {name: _mapping(parameters, f"{where}: {name}", "its parameters") for name, parameters in _mapping(given, where, allowed).items()}
+
+
+def _weights(given: Any, names: list[str], where: str) -> dict[str, float]:
+    where, allowed = f"{where}: weights", f"one number above 0 for each of {', '.join(names)}"
+    found = _mapping(given, where, allowed)
+    if found and (sorted(found) != sorted(names) or not all(map(_above_zero, found.values()))):
+        raise Refusal("bad-plan", where, f"are {', '.join(f'{name}: {value!r}' for name, value in found.items())}", allowed)
+    return {name: float(value) for name, value in found.items()}
 
 
 def _text(value: Any) -> str | None:
@@ -202,10 +216,12 @@ def _whole(value: Any, where: str, least: int) -> int:
 
 def _arms(given: Any, where: str) -> tuple[PlannedArm, ...]:
     if isinstance(given, list):
-        given = dict.fromkeys(given)
+        given = dict.fromkeys(map(str, given))
     if not isinstance(given, dict) or len(given) < 2:
         raise Refusal("bad-plan", f"{where}: arms", f"{given!r}", "two arms or more, for instance full, kept, random, untrained")
-    arms = tuple(_arm(str(name), options or {}, f"{where}: arms: {name}") for name, options in given.items())
+    arms = tuple(
+        _arm(str(name), _mapping(options, f"{where}: arms: {name}", "its options"), f"{where}: arms: {name}") for name, options in given.items()
+    )
     kept = [arm.name for arm in arms if arm.is_a == "kept"]
     checked = []
     for arm in arms:
@@ -229,7 +245,7 @@ def _arm(name: str, options: dict[str, Any], where: str) -> PlannedArm:
     kind = options.get("is", name)
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
         raise Refusal("bad-plan", where, f"{name!r} is no name", FORBIDDEN_NAME)
-    if kind not in ARM_FIELDS:
+    if not isinstance(kind, str) or kind not in ARM_FIELDS:
         raise Refusal("bad-plan", where, f"is {kind!r}", f"`is:` one of {', '.join(ARM_FIELDS)}")
     for option in options:
         if option != "is" and option not in ARM_FIELDS[kind]:

@@ -33,6 +33,7 @@ from pretrain.evidence.verdict import (
     Question,
     Verdict,
     decide,
+    device_words,
     next_alpha,
     points,
     sentence,
@@ -64,6 +65,7 @@ class Facts:
     leaked: dict[str, frozenset[str]] = field(default_factory=dict)  # the samples that this share is of
     fixed_on: str | None = None
     settings: dict[str, str] = field(default_factory=dict)  # objective -> what it took by default from the comparison's sizes
+    devices: dict[tuple[str | None, str], list[str]] = field(default_factory=dict)  # (objective, arm) -> of each run, "" = unknown
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ def answer(scores: Scores, plan: Plan, look: Look, facts: Facts) -> list[Verdict
         if clean is not None:
             _on_clean_part(found, clean, objective, plan)
         for v in found:
-            v.note = "; ".join(filter(None, [v.note, copies.get(v.arm), copies.get(v.reference)]))
+            moved = device_words({arm: facts.devices.get((objective, arm), []) for arm in (v.arm, v.reference)})
+            v.note = "; ".join(filter(None, [v.note, copies.get(v.arm), copies.get(v.reference), moved]))
         verdicts += found
     for v in verdicts:
         v.sentence = sentence(v, len(plan.looks), _said(plan.arm(v.reference)))

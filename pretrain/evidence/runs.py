@@ -1,14 +1,17 @@
 """The runs of a comparison in their order, and one of them from configuration to scores."""
 
+import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from manifests.errors import Refusal
 from manifests.memory import keep_freed
 from manifests.processes import end_with_parent
 from manifests.publish import publish_table
@@ -17,6 +20,7 @@ from pretrain.evidence.plan import TRAINED, Plan
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 FIELDS = ("task", "sample_uid", "cluster", "value")
+MADE = "keepset."  # before the names in the footer of a run's scores
 _DECODED: Known = {}  # a worker's: the arms of a comparison are mostly the same pictures
 
 
@@ -49,6 +53,29 @@ def runs_of(plan: Plan, seeds: int, draws_per_seed: Mapping[str, int]) -> Iterat
                     yield Run(objective, arm.name, number if arm.drawn else None, number, plan.seed + number, round_)
 
 
+def placed(todo: Sequence[Run], done: Mapping[Run, str], asked: Device) -> dict[Run, Device]:
+    """Run -> its device. What one seed compares is trained on one: a training on CUDA (bfloat16) is another than the same on a CPU.
+
+    todo    the runs that are to be made
+    done    the runs that stand, each with its device; "" where it is not known
+    asked   a device, which is then that of all; auto takes this machine's, but goes on with a seed on one that it was begun on
+    Errors  [bad-value] where auto can do neither, or the device is not here
+    """
+    from pretrain.backbones import devices, pick_device
+
+    here, usual = devices(), pick_device(asked)
+    found: dict[Run, Device] = {}
+    for run in todo:
+        begun = {d for r, where in done.items() if (r.objective, r.round) == (run.objective, run.round) for d in where.split(", ") if d}
+        device = next((d for d in here if d in begun), None) if begun and asked == "auto" else usual
+        if device is None:
+            given = f"seed number {run.round + 1} of {run.objective} was begun on {', '.join(sorted(begun))}, which is not here"
+            cure = f"Go on where it is, or say so with --device {usual}: the verdicts then tell that devices differ"
+            raise Refusal("bad-value", "device", given, "the runs of one seed on one device", cure)
+        found[run] = cast(Device, device)
+    return found
+
+
 @dataclass(frozen=True)
 class Work:
     """All that a worker needs: `config` of `pretrain.train.train` (None: nothing is trained, `checkpoint` says what is tested)."""
@@ -73,7 +100,7 @@ def prepare_worker() -> None:
 
 
 def work(job: Work) -> None:
-    """Train and test; publishes `scores.parquet` in the run's folder, seconds in its footer. Resumes from the last checkpoint."""
+    """Train and test; publishes `scores.parquet` in the run's folder, seconds and the training's device in its footer. Resumes from the last checkpoint."""
     import torch
 
     from pretrain.train import train
@@ -84,13 +111,21 @@ def work(job: Work) -> None:
     checkpoint = job.checkpoint if job.config is None else str(train(job.config, quiet=True, known=_DECODED))
     trained = time.monotonic()
     table = transfer(checkpoint, job.tasks, device=job.device, seed=job.seed)
-    seconds = {"train": trained - started, "transfer": time.monotonic() - trained}
-    publish_scores(job.folder / "scores.parquet", table, job.digest, seconds)
+    spent = {"seconds.train": f"{trained - started:.3f}", "seconds.transfer": f"{time.monotonic() - trained:.3f}"}
+    if job.config is not None:
+        spent["device"] = json.loads((job.folder / "config.json").read_text(encoding="utf-8"))["keepset"]["training"]["device"]
+    publish_scores(job.folder / "scores.parquet", table, job.digest, spent)
 
 
-def publish_scores(path: Path, table: pa.Table, digest: str, seconds: Mapping[str, float]) -> None:
-    """Publish one run's scores: task, sample_uid, cluster, value."""
+def spent_on(path: Path) -> dict[str, str]:
+    """What the footer of one run's scores tells: `seconds.train` and `seconds.transfer`, the `device` of its training, and more; nothing of a `runner`'s."""
+    metadata = pq.read_schema(path).metadata or {}
+    return {key.decode().removeprefix(MADE): value.decode() for key, value in metadata.items() if key.startswith(MADE.encode())}
+
+
+def publish_scores(path: Path, table: pa.Table, digest: str, spent: Mapping[str, str]) -> None:
+    """Publish one run's scores: task, sample_uid, cluster, value; `spent` as `spent_on` gives it back."""
     if "cluster" not in table.column_names:
         table = table.append_column("cluster", pa.nulls(table.num_rows, pa.string()))
-    metadata = (table.schema.metadata or {}) | {f"keepset.seconds.{name}": f"{value:.3f}" for name, value in seconds.items()}
+    metadata = (table.schema.metadata or {}) | {MADE + name: value for name, value in spent.items()}
     publish_table(path, table.select(list(FIELDS)).replace_schema_metadata(metadata), digest)

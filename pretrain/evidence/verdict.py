@@ -1,5 +1,6 @@
 """Four words by the position of an interval, the error that each look and each family may spend, and the sentence that says it."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -247,6 +248,15 @@ def leaked_words(rate: float, diff: float | None, lo: float | None, hi: float | 
     """How many test samples stand in the pool, and what the difference is without them."""
     found = f"{100 * rate:.2g} % of the test samples stand in the pool"
     return found if diff is None or lo is None or hi is None else f"{found}: without them {points(diff)} pt, {points(lo)} to {points(hi)}"
+
+
+def device_words(made: Mapping[str, Sequence[str]]) -> str:
+    """Which trainings of the two sides were made on which device, where it was not one; `made`: arm -> the device of each run, "" = unknown."""
+    counts = {arm: Counter(filter(None, devices)) for arm, devices in made.items()}
+    if len({device for count in counts.values() for device in count}) < 2:
+        return ""
+    told = [f"{arm} {', '.join(f'{n} on {device}' for device, n in sorted(count.items()))}" for arm, count in counts.items() if count]
+    return f"made on different devices: {'; '.join(told)}"
 
 
 def _margin_words(v: Verdict) -> str:

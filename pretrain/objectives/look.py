@@ -220,7 +220,7 @@ def look(
     projector   vote on a two-layer projection, thrown away after training; false: on the backbone's own features
     width       dimensions of the projection
     Cost        one step of cross-entropy, one forward pass, 2 * batch * queue * width operations
-    Errors      [bad-value] for k, tau, queue or momentum out of range
+    Errors      [bad-value] for k, tau, queue, momentum or width out of range
     """
     default_queue, default_k = look_size(setting.smallest_arm, setting.num_classes)
     queue = default_queue if queue is None else queue
@@ -230,6 +230,7 @@ def look(
         ("k", k, 2 <= k <= queue, f"from 2 (one neighbour gives no gradient) to the queue's {queue}"),
         ("tau", tau, tau > 0, "above 0"),
         ("momentum", momentum, 0 <= momentum <= 1, "from 0 to 1"),
+        ("width", width, width >= 1, "at least 1"),
     ):
         if not is_fine:
             raise Refusal("bad-value", f"objective look: {name}", f"{value!r} is out of range", f"it takes a number {allowed}")

@@ -58,9 +58,11 @@ def simclr(backbone: nn.Module, setting: Setting, *, tau: float = 0.2, width: in
     width       dimensions of the projection, thrown away after training
     Reduction   mean over the 2 * batch views (see `simclr_loss`); both views pass the backbone in one batch (shared batch statistics)
     Cost        two forward and backward passes, (2 batch)^2 * width operations
-    Errors      [bad-value] for a tau that is not above 0
+    Errors      [bad-value] for a tau that is not above 0, a width below 1
     """
     if tau <= 0:
         raise Refusal("bad-value", "objective simclr: tau", f"{tau!r} is out of range", "it takes a number above 0")
+    if width < 1:
+        raise Refusal("bad-value", "objective simclr: width", f"{width!r} is out of range", "it takes a whole number from 1")
     features: int = backbone.width  # type: ignore[assignment]
     return SimCLR(backbone, mlp(features, width), tau)

@@ -17,7 +17,7 @@ def anchored(
 ) -> dict[str, pa.Table]:
     """Tables of `transfer` by name: the checkpoint, and where it is a trained folder, `pixels` and `untrained` (the same net, fresh weights)."""
     found = {"checkpoint": transfer(checkpoint, tasks, device=device, seed=seed)}
-    described = Path(checkpoint) / "config.json"
+    described = Path(str(checkpoint).removeprefix("checkpoint:")) / "config.json"
     if described.is_file():
         told = json.loads(described.read_text(encoding="utf-8"))["keepset"]
         side = min(told["resolution"], PIXELS)

@@ -4,11 +4,15 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from manifests.errors import Refusal
+from manifests.run import open_run
+from manifests.shards.pool_yaml import open_pool
+from manifests.shards.read import signature
 from pretrain.data import Batch, Pictures, Position, mix
 from pretrain.samples import Samples, open_samples
 
@@ -77,7 +81,7 @@ def open_encoder(checkpoint: str, device: str, seed: int) -> Encoder:
     from pretrain.backbones import load_backbone, open_backbone
 
     if checkpoint.startswith("untrained:"):
-        found = re.fullmatch(r"untrained:(.+)@(\d+)(?:\?seed=(\d+))?", checkpoint)
+        found = re.fullmatch(r"untrained:(.+)@(\d+)(?:\?seed=(\d{1,18}))?", checkpoint)
         if not found:
             raise Refusal(
                 "bad-value", "checkpoint", f"{checkpoint!r} is no untrained backbone", "untrained:<backbone>@<resolution>, then ?seed=N if wanted"
@@ -120,23 +124,37 @@ def _of_backbone(backbone: "Backbone", device: str, trained: bool) -> Encoder:
 
 def pool_pictures(pool: str, side: int) -> Iterator[tuple[Samples, np.ndarray, np.ndarray]]:
     """Blocks (samples, rows, pictures) of a labelled pool in the order of the uids, without rows that have no label or give no picture."""
-    samples = _samples(pool)
+    state = _state(pool)
+    samples = _samples(pool, state)
     if len(samples) * side * side * 3 <= REMEMBERED:
-        rows, pictures = _remembered(pool, side)
+        rows, pictures = _remembered(pool, side, state)
         for start in range(0, len(rows), BLOCK):
             yield samples, rows[start : start + BLOCK], pictures[start : start + BLOCK]
         return
     yield from _blocks(samples, side)
 
 
+def _state(pool: str) -> tuple[tuple[int, ...], ...]:
+    """What tells that a pool was replaced at its place: the signatures of its shards and of the files that tell of them."""
+    folder, files = Path(pool), list[str | Path]()
+    if (folder / "ledger").is_dir():
+        files = [folder / "run.json", *sorted(folder.glob("ledger/*.parquet")), *(shard.url for shard in open_run(folder).pool.shards)]
+    elif "://" not in pool and folder.is_dir() and not (folder / "pool.yaml").is_file():
+        files = [file for file in sorted(folder.iterdir()) if file.suffix in (".tar", ".parquet")]
+    else:
+        described = open_pool(pool)
+        files = [described.path, *(file for shard in described.shards for file in (shard.url, shard.sidecar))]
+    return tuple(signature(str(file)) for file in files)
+
+
 @functools.lru_cache(maxsize=8)
-def _samples(pool: str) -> Samples:
+def _samples(pool: str, state: tuple[tuple[int, ...], ...]) -> Samples:
     return open_samples([pool])
 
 
 @functools.lru_cache(maxsize=4)
-def _remembered(pool: str, side: int) -> tuple[np.ndarray, np.ndarray]:
-    blocks = list(_blocks(_samples(pool), side))
+def _remembered(pool: str, side: int, state: tuple[tuple[int, ...], ...]) -> tuple[np.ndarray, np.ndarray]:
+    blocks = list(_blocks(_samples(pool, state), side))
     if not blocks:
         return np.empty(0, np.int64), np.empty((0, side, side, 3), np.uint8)
     return np.concatenate([b[1] for b in blocks]), np.concatenate([b[2] for b in blocks])

@@ -64,11 +64,13 @@ def check_task(task: dict[str, Any]) -> None:
     """Raises `Refusal` where `task` is not {name, train, test, probe}."""
     keys = {"name", "train", "test", "probe"}
     where = f"task {task.get('name', '?')}"
-    for name in sorted(set(task) - keys):
+    for name in sorted(set(map(str, task)) - keys):
         raise Refusal("unknown-parameter", where, f"has no parameter {name!r}", f"its parameters: {', '.join(sorted(keys))}")
     for name in sorted(keys - set(task)):
         raise Refusal("bad-value", where, f"{name!r} is missing", f"a task has {', '.join(sorted(keys))}")
-    if task["probe"] not in TASKS:
+    if not isinstance(task["name"], str):
+        raise Refusal("bad-value", f"{where}: name", f"{task['name']!r} is no name", "it takes text")
+    if not isinstance(task["probe"], str) or task["probe"] not in TASKS:
         raise Refusal("bad-value", f"{where}: probe", f"{task['probe']!r} is no probe", f"it takes one of {', '.join(TASKS)}")
 
 

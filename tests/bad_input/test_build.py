@@ -66,7 +66,7 @@ def test_vectors_that_are_not_finite_are_quarantined(tmp_path, monkeypatch):
             found[3] = np.nan if len(found) > 3 else found[-1]
             return found
 
-        return encoders.Encoder(opened.spec, opened.identity, opened.side, encode, opened.fit, opened.batch)
+        return encoders.Encoder(opened.spec, opened.side, encode, opened.fit, opened.batch)
 
     monkeypatch.setattr("curate.measure.vectors.open_encoder", broken)
     recipe = 'format: 1\nstages:\n  - measure.vectors: {encoder: "pixels:4"}\n  - select.kcenter: {vectors: vectors, keep: 5}\nshards: false\n'

@@ -17,6 +17,7 @@ from tests.contracts.test_stage_law import configured
 
 DECISIONS = [name for name, stage in STAGES.items() if stage.kind == DECISION]
 DIM = 3 * 8 * 8  # of `pixels:8`
+BY_GROUPS = ("reduce.series", "reduce.information")  # what they ask for follows from the groups that they find
 
 
 def module_of(name):
@@ -64,7 +65,7 @@ def test_more_rows_never_take_less(name, tmp_path):
         assert 0 < less.memory <= more.memory, f"{name}: more rows are forecast to take less memory"
 
 
-@pytest.mark.parametrize("name", [n for n in DECISIONS if reads_vectors(n)])
+@pytest.mark.parametrize("name", [n for n in DECISIONS if reads_vectors(n) or (hasattr(module_of(n), "require") and n not in BY_GROUPS)])
 def test_a_decision_asks_for_the_memory_that_the_dry_run_shows(measured, monkeypatch, name):  # noqa: F811
     module, asked, required = module_of(name), [], []
     forecast = module.forecast

@@ -18,6 +18,7 @@ METHODS = {  # of each table: the methods, and what of their own room they may i
     "OBJECTIVES": ([f"pretrain.objectives.{name}" for name in OBJECTIVES], {"pretrain.objectives.objective", "pretrain.objectives.bank"}),
     "TASKS": ([f"pretrain.transfer.{name}" for name in TASKS], {"pretrain.transfer.features"}),
 }
+LINES = 420  # of a file, at most: about 400
 FURTHER = {"curate.measure.vectors": {"curate.encoders"}}
 
 
@@ -64,6 +65,14 @@ def test_no_file_beside_methods_is_outside_the_table():
     beside = {name_of(p) for p in FILES if p.parent.parent == ROOT / "curate" and p.parent.name in folders and p.name != "__init__.py"}
     outside = sorted(beside - {f"curate.{name}" for name in STAGES})
     assert not outside, f"{', '.join(outside)}: no row in curate/stages.py"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_file_is_read_in_one_sitting(path):
+    count = len(path.read_text(encoding="utf-8").splitlines())
+    assert count <= LINES, (
+        f"{name_of(path)} has {count} lines: what it holds beside its method, and is whole by itself, is a file of its own in manifests/"
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -166,6 +166,32 @@ def test_datacomp_metadata_by_source_uid(tmp_path):
     assert [a["name"] for a in open_pool(tmp_path / "pool").attached] == ["datacomp", "l14", "half", "all_columns"]
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_a_shard_more_costs_its_own_rows_and_not_the_table_once_more(tmp_path, kind):
+    """Arrow put a column of many pieces together anew for every shard."""
+    for i in range(N):
+        put(tmp_path / "src" / f"{i:02d}.png", picture(i))
+    table, spent = tmp_path / "t.parquet", {}
+    text = [f"some words, and the number {i}" for i in range(20_000)]
+    for shards in (1, N):
+        pool = tmp_path / f"pool{shards}"
+        ingest(str(tmp_path / "src"), to=pool, samples_per_shard=-(-N // shards), quiet=True)
+        assert len(open_pool(pool).shards) == shards
+        keys = names(pool)["key"]
+        places = dict(zip(keys, range(0, 20_000, 1_800), strict=False))
+        rows = {"key": [f"other{i}" for i in range(20_000)], "v": pa.array(text).cast(kind)}
+        for key, place in places.items():
+            rows["key"][place] = key
+        pq.write_table(pa.table(rows), table, row_group_size=500)
+        before = pa.default_memory_pool().total_bytes_allocated()
+        attach(pool, table, name="x", quiet=True)
+        spent[shards] = pa.default_memory_pool().total_bytes_allocated() - before
+        assert attached_rows(pool, "x", "v") == [text[places[key]] for key in keys]
+        part = next((pool / "attached" / "x").rglob("*.parquet"))
+        assert pq.read_schema(part).field("v").type == kind
+    assert spent[N] - spent[1] < sum(map(len, text))
+
+
 def test_not_finite_becomes_null_and_truth_passes(pool, tmp_path):
     pq.write_table(pa.table({"key": names(pool)["key"][:3], "v": [np.nan, np.inf, 1.0], "truth_z": [True, None, False]}), tmp_path / "t.parquet")
     attach(pool, tmp_path / "t.parquet", name="x", quiet=True)

@@ -2,9 +2,14 @@
 
 import pytest
 
+from curate.building import build
+from curate.ingest.ingest import ingest
 from curate.pool import Share
 from curate.recipe import parse_recipe, read_recipe, shipped
 from manifests.errors import Refusal
+from tests.curate.dedup.test_perceptual import PICTURES
+from tests.curate.ingest.pictures import put
+from tests.pools import jpeg, png
 
 GOOD = """format: 1
 pool: pools/x
@@ -38,6 +43,18 @@ def test_settings_reach_a_stage_by_its_id_and_by_its_name():
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_recipes_are_sound(name):
     assert read_recipe(name).stages
+
+
+@pytest.mark.parametrize("name", ["audit", "photos"])
+def test_a_shipped_recipe_keeps_the_lossless_picture_and_not_the_jpeg_made_of_it(tmp_path, name):
+    for i, pixels in enumerate(PICTURES[:8]):
+        put(tmp_path / "src" / f"{i}.png", png(pixels))
+        put(tmp_path / "src" / f"{i}.jpg", jpeg(pixels, 85))
+    ingest(str(tmp_path / "src"), to=tmp_path / "pool", quiet=True)
+    run = build(name, pool=str(tmp_path / "pool"), out=tmp_path / "run", workers=1, quiet=True)
+    kept = run.ledger(["path", "status", "drop_stage"]).to_pylist()
+    assert {row["path"] for row in kept if row["status"] == "kept"} == {f"{i}.png" for i in range(8)}
+    assert {row["drop_stage"] for row in kept} == {None, "dedup.perceptual"}
 
 
 @pytest.mark.parametrize(

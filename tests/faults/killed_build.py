@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import curate.asking
+import curate.measuring
+import curate.unfinished
 import manifests.publish
 from curate.appending import append
 from curate.building import build
@@ -16,6 +18,7 @@ def main() -> None:
     """Build or append with workers=1; every moment goes to the log; the first that fits `kill_at` kills this process, as kill -9 does."""
     log, kill_at, recipe, pool, out = sys.argv[1:6]
     curate.asking.SCAN_SECONDS = 0.0  # publish every round of a scan, so that scans are hit too
+    curate.measuring.BATCH_ROWS = curate.unfinished.ROWS = 4  # and each batch of a shard
     name, _, part = kill_at.partition(" ")
 
     def moment(what: str, path: Path) -> None:

@@ -9,7 +9,8 @@ from skimage import data
 from manifests import placing
 from manifests.images import shrink
 from manifests.likeness import turn_pixels
-from manifests.placing import SQUARE, areas_of, by_areas, by_cells, drifted, turned_box
+from manifests.placing import areas_of, by_areas, by_cells, drifted, turned_box
+from manifests.surfaces import SQUARE
 
 GRAYS = [shrink(np.ascontiguousarray(getattr(data, name)()[..., :3]), 150) for name in ("astronaut", "chelsea", "coffee", "rocket")]
 
@@ -74,7 +75,7 @@ def test_a_moved_square_is_found_again(seed, zoom, x, y):
     scene = lambda u, v: 2000 + 400 * sum(a * np.cos(p * u[None, :] + q * v[:, None] + r) for a, p, q, r in terms)
     left = scene(placing.CENTRES, placing.CENTRES)
     right = 0.7 * scene((placing.CENTRES - x) / zoom, (placing.CENTRES - y) / zoom) + 300
-    assert drifted(left, right) == pytest.approx((zoom, zoom, x, y), abs=0.08)
+    assert drifted(left, right) == pytest.approx((zoom, zoom, x, y), abs=0.1)
 
 
 def test_what_has_nothing_to_hold_on_to_stays_or_is_given_up():
@@ -92,9 +93,10 @@ def test_the_turn_in_which_most_cells_agree_by_brute_force(seed, turn, covered, 
     theirs[:covered] += 2000  # up to three quarters of it
     found = by_cells((0, 0, 120, 90), mine, (0, 0, *((60, 80) if turn % 2 else (80, 60))), theirs.astype(np.uint16))
     shares = []
+    fields = lambda square: square.reshape(SQUARE // 2, 2, SQUARE // 2, 2).mean((1, 3))
     for t in range(8):
-        off = mine.astype(int) - turn_pixels(theirs[None], t)[0]
-        shares.append((np.abs(off - np.median(off)) <= 16).mean())
+        offs = [fields(mine.astype(int)) - gain * fields(turn_pixels(theirs[None].astype(int), t)[0]) for gain in 2.0 ** (np.arange(-8, 9) / 8)]
+        shares.append(max((np.abs(off - np.sort(off, axis=None)[off.size // 2]) <= 16).mean() for off in offs))
     if max(shares) < 0.6:
         assert found == []
     else:

@@ -39,6 +39,11 @@ def test_a_convnet_opens_at_another_size_and_a_wrong_folder_is_refused(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(described))
     with pytest.raises(Refusal, match=r"do not fit.*\[broken-record\]"):
         load_backbone(tmp_path)
+    for text in ("[1]", '{"keepset": 3}'):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(Refusal, match=r"\[broken-record\]"):
+            load_backbone(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(described))
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(Refusal, match=r"\[broken-record\]"):
         load_backbone(tmp_path)
@@ -53,7 +58,7 @@ def test_a_size_that_the_net_cannot_take_is_told_before_training():
     assert open_backbone("timm:test_convnext", 64).width > 0
 
 
-@pytest.mark.parametrize("spec", ["resnet18", "timm:", "timm:restnet", "open_clip:nothing", "hub:x"])
+@pytest.mark.parametrize("spec", ["resnet18", "timm:", "timm:restnet", "timm:resnet18.no_tag", "open_clip:nothing", "hub:x"])
 def test_unknown_names_are_refused(spec):
     with pytest.raises(Refusal, match=r"\[bad-value\]"):
         open_backbone(spec, 28)

@@ -1,4 +1,5 @@
 import itertools
+import shutil
 from collections import deque
 
 import numpy as np
@@ -101,6 +102,17 @@ def test_what_one_training_decoded_the_next_one_knows(tmp_path, monkeypatch):
     assert np.array_equal(found, plain) and np.array_equal(bad, broken) and bad.sum() == 1
     with Pictures(samples, 8, known=known) as other, pytest.raises(AssertionError):
         other.all()  # another side is another picture
+
+
+def test_a_shard_that_is_replaced_at_its_place_is_not_taken_for_known(tmp_path):
+    pictures, labels = digit_pngs(40)
+    known = {}
+    for start in (0, 20):
+        shutil.rmtree(tmp_path / "s", ignore_errors=True)
+        some = open_samples([str(write_shards(tmp_path / "s", pictures[start : start + 20], labels[start : start + 20]))])
+        with Pictures(some, 8, known=known) as reader, Pictures(some, 8) as anew:
+            assert np.array_equal(reader.all(), anew.all())
+    assert len(known) == 40
 
 
 def test_no_more_is_kept_than_was_said(samples, monkeypatch):

@@ -1,4 +1,5 @@
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -6,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests.errors import Refusal
-from pretrain.samples import open_samples
+from pretrain.samples import _of_shards, open_samples
 from tests.pretrain.pictures import digit_pngs, uid_of, write_pool, write_shards
 
 
@@ -104,3 +105,12 @@ def test_uids_of_two_sources_are_told_apart_by_the_numbers(tmp_path, digits):
     pictures, labels = digits
     samples = open_samples([str(write_pool(tmp_path / "p", pictures, labels))])
     assert len(np.unique(samples.number)) == len(samples)
+
+
+def test_written_shards_are_read_by_their_numbers(tmp_path, digits):
+    pictures, labels = digits
+    folder = write_shards(tmp_path / "shards", pictures, labels, per_tar=30)
+    for ending in (".tar", ".parquet"):
+        (folder / f"00001{ending}").rename(folder / f"100000{ending}")
+        (folder / f"00000{ending}").rename(folder / f"99999{ending}")
+    assert [Path(url).stem for url in _of_shards(folder)["url"].to_pylist()] == ["99999"] * 30 + ["100000"] * 30

@@ -72,6 +72,18 @@ def test_n_steps_stop_n_steps_gives_the_bits_of_2n_steps(name, shards, tmp_path,
     assert not (parts / "state.pt").exists()
 
 
+def test_a_training_tells_every_device_that_it_was_on(shards, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        stop_after(patched, "state.pt", 1)
+        with pytest.raises(Stopped):
+            train(config(shards, tmp_path / "a", checkpoint_every=3), quiet=True)
+    state = torch.load(tmp_path / "a" / "state.pt", weights_only=True)
+    assert state["spent"]["device"] == "cpu"
+    torch.save(state | {"spent": state["spent"] | {"device": "cuda"}}, tmp_path / "a" / "state.pt")  # as if begun elsewhere
+    out = train(config(shards, tmp_path / "a", checkpoint_every=3), quiet=True)
+    assert json.loads((out / "config.json").read_text())["keepset"]["training"]["device"] == "cuda, cpu"
+
+
 def kill_at_the_first_state(given: dict, folder: Path) -> None:
     """Train in a process of its own until a state is there, and then no further."""
     path = folder / "config.yaml"
@@ -195,6 +207,11 @@ def refusals(shards: str, tmp_path: Path):
         ({"backbone": "timm:nothing"}, "bad-value", "timm has no model 'nothing'"),
         ({"backbone": "timm:test_convnext", "resolution": 28}, "bad-value", "cannot take 28 px"),
         ({"device": "tpu"}, "bad-value", "one of auto, cpu, cuda, mps"),
+        ({"workers": -1}, "bad-value", "workers: -1 is too small; it takes a whole number from 0"),  # else nothing would be trained, and written
+        ({"threads": -1}, "bad-value", "whole number from 1"),
+        ({"resolution": 0}, "bad-value", "whole number from 1"),
+        ({"smallest_arm": 0}, "bad-value", "whole number from 1"),
+        ({"objective": {"name": ["look"]}}, "bad-value", "is no objective"),
         ({"data": [str(tmp_path / "none")]}, "no-such-file", "none"),
     ]
 
@@ -205,6 +222,23 @@ def test_every_mistake_is_refused_before_any_work(shards, tmp_path):
             train(config(shards, tmp_path / "out") | change, quiet=True)
         assert refused.value.slug == slug and text in str(refused.value), (change, str(refused.value))
         assert not (tmp_path / "out" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("told", ["{", "[1]", '{"architecture": "resnet18"}', '{"keepset": {"training": {"digest": "other"}}}'])
+def test_a_folder_that_holds_another_model_is_left_alone(told, shards, tmp_path):
+    (tmp_path / "config.json").write_text(told)
+    with pytest.raises(Refusal, match=r"holds a model.*Give another `out`.*\[bad-value\]"):
+        train(config(shards, tmp_path), quiet=True)
+    assert (tmp_path / "config.json").read_text() == told
+
+
+def test_a_state_that_is_none_is_refused(shards, tmp_path):
+    torch.save([1], tmp_path / "list.pt")
+    torch.save({"step": 1}, tmp_path / "other.pt")
+    for data in (b"no state", (tmp_path / "list.pt").read_bytes(), (tmp_path / "other.pt").read_bytes()):
+        (tmp_path / "state.pt").write_bytes(data)
+        with pytest.raises(Refusal, match=r"is not a saved state.*\[broken-record\]"):
+            train(config(shards, tmp_path), quiet=True)
 
 
 def test_samples_without_a_label_are_refused_where_labels_are_needed(tmp_path):

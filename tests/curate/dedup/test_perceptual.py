@@ -1,5 +1,6 @@
 """dedup.perceptual: the star rule by brute force over real hashes and thumbnails, and its safety on photographs."""
 
+import inspect
 from itertools import product
 
 import numpy as np
@@ -17,6 +18,7 @@ from manifests.errors import Refusal
 from manifests.images import decode
 from manifests.likeness import thumbnail, trimmed
 from manifests.star import star
+from manifests.vectors.forecast import Size
 from tests.pools import assert_lawful, jpeg, picture_pool, png, pool_of, turns
 from tests.small_pool import crops
 
@@ -180,6 +182,26 @@ def test_what_does_not_fit_or_makes_no_sense_is_refused():
     with pytest.raises(Refusal) as refused:
         perceptual(pool, max_distance=-1)
     assert "raise" not in str(refused.value)
+
+
+@pytest.mark.parametrize("views", ["phash_views", "phash256_views"])
+@pytest.mark.parametrize("width", [0, 12])
+def test_what_the_dry_run_shows_suffices_also_where_every_picture_has_a_border(views, width):
+    files = [png(np.pad(p, ((width, width), (width, width), (0, 0)))) for p in PICTURES]
+    asked = {"views": views, "trimmed": views.replace("_views", "_trimmed_views")}
+    defaults = {name: p.default for name, p in inspect.signature(perceptual).parameters.items()}
+    shown = module.forecast(Size(len(files), [], 0), **(defaults | asked)).memory
+    assert perceptual(picture_pool(files, memory=shown), **asked).keep.all()
+    with pytest.raises(Refusal, match="does-not-fit"):
+        perceptual(picture_pool(files, memory=shown - 1), **asked)
+
+
+def test_long_hashes_are_forecast_by_the_way_that_is_taken():
+    """Where comparing 256 bits exactly takes longer than `exact_seconds`, their lowest 64 are compared, which takes far less."""
+    asked = {"views": "phash256_views", "max_distance": 80, "turned": True, "loose_distance": 8}
+    exact, loose = (module.forecast(Size(1_000_000, [], 0), exact_seconds=limit, **asked) for limit in (1e9, 3600.0))
+    assert loose.seconds() < 3600 < exact.seconds() and loose.memory == exact.memory
+    assert module.forecast(Size(1_000_000, [], 0), exact_seconds=0.0, **(asked | {"views": "phash_views", "max_distance": 8})).seconds() < 3600
 
 
 def test_an_empty_pool_and_a_pool_of_strangers():

@@ -37,7 +37,7 @@ def test_a_batch_of_broken_files_still_has_a_width():
 
 def test_no_direction_and_no_number_are_faults(monkeypatch):
     rows = np.array([[1.0, 0.0], [0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0]])
-    odd = Encoder("odd", "odd", 8, lambda x: rows[: len(x)], lambda p: p, 8)
+    odd = Encoder("odd", 8, lambda x: rows[: len(x)], lambda p: p, 8)
     monkeypatch.setattr(module, "open_encoder", lambda spec, device: odd)
     batch = Batch([png(p[:8, :8]) for p in PICTURES[:4]])
     got = vectors(batch, encoder="odd")["vectors"]

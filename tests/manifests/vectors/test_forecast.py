@@ -17,7 +17,6 @@ from manifests.vectors.forecast import (
     in_turn,
     inside_clusters,
     linear,
-    looks,
     measured,
     measured_on,
     near_hashes,
@@ -25,6 +24,7 @@ from manifests.vectors.forecast import (
     pairs,
     require,
     size,
+    two_looks,
 )
 
 
@@ -38,7 +38,7 @@ def test_what_needs_no_rates_measures_none(monkeypatch):
     monkeypatch.setattr(forecast, "measured_on", lambda device: pytest.fail("nobody asked how fast this machine is"))
     assert linear(Size(1_000_000, [], 0)) == Forecast(0, 0, 200_000_000, 2.0)
     assert near_hashes(1000, 8000, 8).seconds() > linear(Size(1000, [], 0)).seconds() > 0
-    assert looks(1000, 64, True).seconds() > 0
+    assert two_looks(1000, 64, True, 3.0).seconds() > 3
 
 
 def test_pieces_of_work_add_up():
@@ -99,6 +99,20 @@ def test_the_memory_that_facility_location_asks_for_suffices(rows, asked):
     needed = facility(rows, 100, 64, asked).memory
     assert facility(rows, 100, 64, needed).memory <= needed
     assert needed <= asked or facility(rows, 100, 64, 0).memory > asked  # its lists are never what does not fit
+
+
+def test_looks_count_what_they_hold():
+    """What `Looks.of`, `grouped` and `candidates` held at their peak (tracemalloc; rows, bytes of a hash, turned) of pictures that all have a border."""
+    measured_mib = {
+        (100_000, 64, True): 186,
+        (400_000, 64, True): 538,
+        (400_000, 64, False): 239,
+        (100_000, 256, True): 313,
+        (400_000, 256, True): 1180,
+        (400_000, 256, False): 484,
+    }
+    for (rows, width, turned), mib in measured_mib.items():
+        assert 1 <= two_looks(rows, width, turned, 0.0).memory / (mib << 20) <= 1.5
 
 
 def test_clusters_count_what_they_hold():

@@ -73,6 +73,19 @@ def test_sets(ledger):
     assert {uid(0), uid(1), uid(2)} & set(full_rows(ledger)) == set()  # what cannot be read is in no arm
 
 
+def test_classes_without_a_sample_count_as_they_do_in_a_training(tmp_path):
+    from curate.building import build
+    from pretrain.samples import open_samples
+    from tests.pretrain.pictures import digit_pngs, write_pool
+
+    pictures, _ = digit_pngs(12)
+    described = write_pool(tmp_path / "pool", pictures, [i % 3 for i in range(12)]) / "pool.yaml"
+    described.write_text(described.read_text() + "classes: [a, b, c, d, e]\n")
+    (tmp_path / "recipe.yaml").write_text("format: 1\nstages:\n  - select.random: {keep: 0.5}\nshards: false\n")
+    build(tmp_path / "recipe.yaml", pool=str(tmp_path / "pool"), out=tmp_path / "run", workers=1, quiet=True)
+    assert read_ledger(tmp_path / "run").num_classes == open_samples([str(tmp_path / "run")]).num_classes == 5
+
+
 def test_without_a_selector_clean_is_what_reaches_the_last_decision(tmp_path):
     rows = [r for r in ROWS if r[1] != "select.random"]
     found = read_ledger(write_run(tmp_path / "run", rows, STAGES[:-1]))

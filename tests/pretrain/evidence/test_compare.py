@@ -376,6 +376,31 @@ def test_another_test_pool_at_the_same_path_is_tested_again(plan, tmp_path):
     assert compare(plan(tasks=tasks), runner=lab) != folder and len(lab.asked) == 29
 
 
+def test_the_verdicts_tell_where_two_sides_were_not_made_on_one_device(plan, monkeypatch):
+    """A comparison that was begun on one machine and ended on another."""
+    from pretrain.evidence.runs import publish_scores
+
+    class Moved(Lab):
+        where = "cuda"
+
+    def work_at_once(comparison, run, runner):
+        device = {} if run.objective is None else {"device": runner.where}
+        publish_scores(
+            comparison.folder / run.folder / "scores.parquet", runner(run.arm, run.seed, run.objective or ""), comparison.identity(run), device
+        )
+
+    monkeypatch.setattr("pretrain.evidence.compare._at_once", work_at_once)
+    on_one = compare(plan(), runner=Moved())
+    assert "different devices" not in table(on_one)
+    (on_one / "runs/look/kept/2/scores.parquet").unlink()
+    lab = Moved()
+    lab.where = "cpu"
+    folder = compare(plan(), seeds=5, runner=lab)
+    told = {(r["objective"], r["arm"], r["reference"]): r["sentence"] for r in pq.read_table(folder / "verdicts.parquet").to_pylist()}
+    assert "made on different devices: kept 3 on cpu, 2 on cuda; full 2 on cpu, 3 on cuda" in told["look", "kept", "full"]
+    assert "made on different devices: full 2 on cpu, 3 on cuda." in told["look", "full", "untrained"]
+
+
 def test_a_raised_version_trains_again(plan, monkeypatch):
     from pretrain.tables import OBJECTIVES
 

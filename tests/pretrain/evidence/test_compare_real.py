@@ -45,7 +45,8 @@ def test_spawned_workers_train_test_and_publish(lab):
     one = folder / "runs/cross_entropy/random/0"
     assert {"model.safetensors", "config.json", "metrics.jsonl", "scores.parquet"} <= {p.name for p in one.iterdir()}
     metadata = pq.read_schema(one / "scores.parquet").metadata
-    assert b"keepset.seconds.train" in metadata and b"keepset.chosen" in metadata
+    assert b"keepset.seconds.train" in metadata and b"keepset.chosen" in metadata and metadata[b"keepset.device"] == b"cpu"
+    assert b"keepset.device" not in pq.read_schema(folder / "runs/none/untrained/0/scores.parquet").metadata
     assert "of one thread, tests included" in table(folder)
     assert "needs at least 3 runs" in table(folder) and "200" in table(folder) and "100" in table(folder)
 

@@ -71,6 +71,15 @@ def test_the_same_scores_are_the_same_look_and_others_the_next(tmp_path):
     assert verdict_of(folder)["level"] == pytest.approx(0.975) and "97.5 % interval" in verdict_of(folder)["sentence"]
 
 
+@pytest.mark.parametrize("damage", ["{", "[]\n", '{"runs": 3}\n'])
+def test_looks_that_cannot_be_read_are_refused_and_not_forgotten(tmp_path, damage):
+    scores, plan = written(tmp_path, table_of(ARMS, seed=1))
+    folder = judge(scores, plan=plan)
+    (folder / "looks.jsonl").write_text((folder / "looks.jsonl").read_text() + damage)
+    with pytest.raises(Refusal, match=r"looks\.jsonl: is damaged.*\[broken-record\]"):
+        judge(scores, plan=plan)
+
+
 def test_a_look_that_no_error_is_left_for_is_refused_and_changes_nothing(tmp_path):
     scores, plan = written(tmp_path, table_of(ARMS, seed=1))
     folder = judge(scores, plan=plan)

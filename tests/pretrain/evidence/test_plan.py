@@ -54,6 +54,14 @@ def test_defaults():
         ({"budget": {"samples_seen": 0}}, "equal compute"),
         ({"budget": {"steps": 5}}, "equal compute"),
         ({"training": ["batch"]}, "the same for every arm"),
+        ({"weights": {"t": "half"}}, "one number above 0"),
+        ({"weights": ["t"]}, "one number above 0"),
+        ({"objectives": "look"}, "names with their parameters"),
+        ({"objectives": {"look": 3}}, "objectives: look: 3; its parameters"),
+        ({"arms": {"full": {}, "kept": "runs/food"}}, "arms: kept: 'runs/food'; its options"),
+        ({"arms": {"full": {"is": ["full"]}, "kept": {}}}, "`is:` one of"),
+        ({"arms": [{"full": {}}, "kept"]}, "is no name"),
+        ({"record": 3}, "what `compare` has noted"),
         *(
             ({"training": {"batch": 64, name: 1}}, f"training: has {name}")
             for name in ("data", "uids", "out", "seed", "samples_seen", "smallest_arm", "objective", "device")

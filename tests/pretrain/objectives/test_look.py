@@ -205,7 +205,7 @@ def test_sizes_follow_from_the_smallest_arm(smallest_arm, num_classes, expected)
     assert (objective.bank.size, objective.k) == expected
 
 
-@pytest.mark.parametrize("given", [{"k": 1}, {"k": 65, "queue": 64}, {"tau": 0.0}, {"momentum": 1.5}, {"queue": 1}])
+@pytest.mark.parametrize("given", [{"k": 1}, {"k": 65, "queue": 64}, {"tau": 0.0}, {"momentum": 1.5}, {"queue": 1}, {"width": 0}])
 def test_values_out_of_range_are_refused(given):
     with pytest.raises(Refusal, match=r"out of range.*\[bad-value\]"):
         look(TinyBackbone(), Setting(3, 200, 10, 16), **given)

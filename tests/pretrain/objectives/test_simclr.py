@@ -46,9 +46,10 @@ def test_equal_views_give_the_logarithm_of_the_candidates():
     assert simclr_loss(same, same, tau=0.5)[0].item() == pytest.approx(1.945910, abs=1e-6)
 
 
-def test_a_temperature_of_nothing_is_refused():
-    with pytest.raises(Refusal, match=r"tau: 0.0 is out of range.*\[bad-value\]"):
-        simclr(TinyBackbone(), Setting(2, 10, 1, 4), tau=0.0)
+@pytest.mark.parametrize("given", [{"tau": 0.0}, {"width": 0}])
+def test_values_out_of_range_are_refused(given):
+    with pytest.raises(Refusal, match=r"(tau: 0.0|width: 0) is out of range.*\[bad-value\]"):
+        simclr(TinyBackbone(), Setting(2, 10, 1, 4), **given)
 
 
 def test_half_precision_around_it_changes_no_bit():

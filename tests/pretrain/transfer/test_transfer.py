@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ from manifests.errors import Refusal
 from pretrain.transfer import transfer
 from pretrain.transfer.features import Features, features, open_encoder
 from pretrain.transfer.transfer import centred
-from tests.pretrain.pictures import digit_pngs, digits, write_pool
+from tests.pretrain.pictures import digit_pngs, digits, write_pool, write_shards
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,32 @@ def test_centring_takes_the_training_mean_from_both_and_one_channel_of_grey_pict
     assert centred(colour, colour)[0].z.shape == (5, 12)
 
 
+@pytest.mark.parametrize("write", [write_pool, write_shards])
+def test_a_pool_that_is_replaced_at_its_place_is_read_anew(write, tmp_path):
+    encoder, (pictures, labels) = open_encoder("pixels:8", "cpu", 0), digit_pngs(40)
+    write(tmp_path / "pool", pictures[:20], labels[:20])
+    before = features(encoder, str(tmp_path / "pool"))
+    assert np.array_equal(before.z, features(encoder, str(tmp_path / "pool")).z)
+    shutil.rmtree(tmp_path / "pool")
+    write(tmp_path / "pool", pictures[20:], labels[20:])
+    after = features(encoder, str(tmp_path / "pool"))
+    write(tmp_path / "other", pictures[20:], labels[20:])
+    fresh = features(encoder, str(tmp_path / "other"))
+    assert np.array_equal(after.z, fresh.z) and np.array_equal(after.label, fresh.label) and not np.array_equal(after.z, before.z)
+
+
+def test_a_run_that_is_replaced_at_its_place_is_read_anew(pools, tmp_path):
+    from curate.building import build
+
+    encoder = open_encoder("pixels:8", "cpu", 0)
+    (tmp_path / "recipe.yaml").write_text("format: 1\nstages:\n  - select.random: {keep: 0.2}\nshards: false\n")
+    found = []
+    for settings in ([], ["select.random.keep=0.5"]):
+        build(tmp_path / "recipe.yaml", pool=str(pools / "test"), out=tmp_path / "run", settings=settings, workers=1, quiet=True)
+        found.append(len(features(encoder, str(tmp_path / "run"))))
+    assert 0 < found[0] < found[1]
+
+
 def test_raw_pixels_are_the_pictures(pools):
     encoder = open_encoder("pixels:8", "cpu", 0)
     z = features(encoder, str(pools / "train"))
@@ -73,7 +100,13 @@ def test_untrained_nets_follow_their_seed(pools):
 
 @pytest.mark.parametrize(
     ("checkpoint", "slug"),
-    [("pixels:x", "bad-value"), ("untrained:timm:test_resnet", "bad-value"), ("nowhere", "no-such-file"), ("untrained:x@8", "bad-value")],
+    [
+        ("pixels:x", "bad-value"),
+        ("untrained:timm:test_resnet", "bad-value"),
+        ("nowhere", "no-such-file"),
+        ("untrained:x@8", "bad-value"),
+        ("untrained:timm:test_resnet@8?seed=99999999999999999999", "bad-value"),
+    ],
 )
 def test_a_checkpoint_that_is_none_is_refused(checkpoint, slug, pools):
     with pytest.raises(Refusal) as refused:
@@ -83,7 +116,13 @@ def test_a_checkpoint_that_is_none_is_refused(checkpoint, slug, pools):
 
 def test_a_task_that_is_none_is_refused(pools, tmp_path):
     (task,) = tasks(pools, "knn")
-    for change, slug in (({"probe": "svm"}, "bad-value"), ({"k": 3}, "unknown-parameter"), ({"train": str(tmp_path)}, "no-such-file")):
+    for change, slug in (
+        ({"probe": "svm"}, "bad-value"),
+        ({"probe": ["knn"]}, "bad-value"),
+        ({"name": ["t"]}, "bad-value"),
+        ({"k": 3}, "unknown-parameter"),
+        ({"train": str(tmp_path)}, "no-such-file"),
+    ):
         with pytest.raises(Refusal) as refused:
             transfer("pixels:8", [task | change], device="cpu")
         assert refused.value.slug == slug
