@@ -1,6 +1,5 @@
 """Registration: every turn and every kind of edit laid over its origin, and pictures that only look alike refused."""
 
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 from skimage import data
 
-from manifests import placing, registration
+from manifests import registration
 from manifests.images import decode
 from manifests.likeness import thumbnail, turn_pixels
 from manifests.registration import ENOUGH, FIELDS, Match, aligned, register
@@ -339,26 +338,6 @@ def papered(seed):
     y, x = np.mgrid[0:250, 0:300]
     blots = sum((np.hypot(y - rng.uniform(0, 250), x - rng.uniform(0, 300)) < rng.uniform(25, 60)) for _ in range(9)) > 0
     return np.where(blots[..., None], rng.integers(0, 255, 3) + rng.normal(0, 6, (250, 300, 3)), motif).clip(0, 255).astype(np.uint8)
-
-
-def test_a_motif_by_chance_needs_most_blocks():
-    common = registration.Common((0.0, 0.0, 64.0, 64.0), (0.0, 0.0, 64.0, 64.0), (64.0, 64.0), True)
-    planes = (np.asarray(Image.fromarray(PHOTOS["coffee"]).convert("L"))[100:164, 100:164].astype(np.int64) * 16,) * 2
-    agrees = np.ones(64, bool)
-    points = lambda count: placing.Proposal(float(count), 0, (1.0, 1.0, 0.0, 0.0), (0, 0, 64, 64), (0, 0, 64, 64))
-    areas = points(12)._replace(areas=(0, 0))
-    by_chance = lambda proposal, score, cut=True, seen=planes: registration._by_chance(proposal, replace(common, is_cut=cut), seen, agrees, score)
-    assert by_chance(points(3), 0.5)
-    assert not by_chance(points(3), 0.7)
-    assert not by_chance(points(11), 0.5)
-    assert not by_chance(areas, 0.5)
-    stripes = (np.tile(160 * (np.arange(64) % 9), (64, 1)) + np.random.default_rng(0).integers(0, 600, (64, 64)),) * 2  # worn, so nearly nothing but lines
-    assert by_chance(points(3), 0.9, seen=stripes)
-    assert not by_chance(points(11), 0.9, seen=stripes)
-    flat = (np.add.outer(np.arange(64) ** 2, np.zeros(64, int)),) * 2
-    assert by_chance(areas, 0.5, cut=False, seen=flat)
-    assert not by_chance(areas, 0.7, cut=False, seen=flat)
-    assert not by_chance(points(3), 0.5, cut=False, seen=flat)
 
 
 def test_more_against_than_for_is_no_copy():

@@ -114,3 +114,10 @@ def test_what_a_correlation_proves_by_closed_form():
     grains = np.random.default_rng(0).normal(0, 1, SQUARE * SQUARE)
     assert likest_turn(waves(5).ravel() + 0.01 * grains, waves(5).ravel(), 0)[2] < likest_turn(grains, grains + 0.1, 0)[2] / 10
     assert likest_turn(np.full(SQUARE * SQUARE, 7.0), grains, 0)[2] < 1e-9  # nothing shown, nothing proved
+
+
+def test_what_differs_by_less_than_a_grey_level_is_not_covered():
+    picture = waves(2)
+    other = picture + np.where((X < 0.3) & (Y < 0.3), 0.8, 0.0)  # where nearly all else is equal
+    found = uncovered(np.stack([picture.ravel(), other.ravel()], axis=1))
+    assert found is not None and found.all()
