@@ -91,12 +91,7 @@ def open_samples(data: list[str], uids: str | Path | None = None) -> Samples:
 
 
 def _restricted(samples: Samples, path: Path) -> Samples:
-    if not path.is_file():
-        raise Refusal("no-such-file", str(path), "is not a file", "a Parquet file with column uid, or a text file with one uid a line")
-    listed = pq.read_table(path) if path.suffix == ".parquet" else pa.table({"uid": [u for u in path.read_text().split() if u]})
-    if "uid" not in listed.column_names:
-        raise Refusal("unknown-column", str(path), "has no column uid", f"its columns: {', '.join(listed.column_names)}")
-    wanted = listed["uid"].to_numpy(zero_copy_only=False).astype("U32")
+    wanted, weight = _listed(path)
     wanted, first = np.unique(wanted, return_index=True)
     row = np.searchsorted(samples.uid, wanted).clip(max=max(len(samples) - 1, 0))
     missing = samples.uid[row] != wanted if len(samples) else np.ones(len(wanted), bool)
@@ -107,8 +102,34 @@ def _restricted(samples: Samples, path: Path) -> Samples:
             f"{int(missing.sum())} of {len(wanted)} uids are not in the data, the first is {wanted[missing][0]}",
             "uids of the data",
         )
-    weight = pc.fill_null(listed["weight"].cast(pa.float64()), 1.0).to_numpy()[first] if "weight" in listed.column_names else np.ones(len(wanted))
-    return replace(samples.take(row), weight=weight)
+    return replace(samples.take(row), weight=weight[first])
+
+
+def _listed(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) U32 uids and (n,) float64 weights of a list, as it has them."""
+    allowed = "a Parquet file with column uid, or a text file with one uid a line"
+    if not path.is_file():
+        raise Refusal("no-such-file", str(path), "is not a file", allowed)
+    try:
+        table = pq.read_table(path) if path.suffix == ".parquet" else pa.table({"uid": pa.array(path.read_text("utf-8").split(), pa.string())})
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise Refusal("bad-value", str(path), "cannot be read", allowed) from error
+    if "uid" not in table.column_names:
+        raise Refusal("unknown-column", str(path), "has no column uid", f"its columns: {', '.join(table.column_names)}")
+    uid = table["uid"].cast(pa.string()).to_numpy(zero_copy_only=False).astype("U32")
+    if "weight" not in table.column_names:
+        return uid, np.ones(len(uid))
+    kind = table["weight"].type
+    weight = (
+        pc.fill_null(table["weight"].cast(pa.float64()), 1.0).to_numpy()
+        if any(f(kind) for f in (pa.types.is_integer, pa.types.is_floating, pa.types.is_null))
+        else None
+    )
+    if weight is None or not (np.isfinite(weight) & (weight >= 0)).all():
+        raise Refusal(
+            "bad-value", f"{path}: weight", f"is {kind}" if weight is None else "has values that are no weights", "numbers from 0 up, or null for 1"
+        )
+    return uid, weight
 
 
 def _open_source(source: str, every_row: bool) -> tuple[pa.Table, int]:

@@ -60,6 +60,28 @@ def test_a_list_restricts_and_may_carry_weights(tmp_path, digits):
     assert (open_samples([shards]).weight == 0.5).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "body", "what"),
+    [
+        ("cut.parquet", b"PAR1 and no more", "cannot be read"),
+        ("latin.txt", "ä".encode("latin-1"), "cannot be read"),
+        ("text.parquet", {"weight": ["much"]}, "is string"),
+        ("endless.parquet", {"weight": [float("inf")]}, "has values that are no weights"),
+        ("less.parquet", {"weight": [-1]}, "has values that are no weights"),
+    ],
+)
+def test_a_list_that_is_none_is_one_line(tmp_path, digits, name, body, what):
+    pictures, labels = digits
+    shards = write_shards(tmp_path / "s", pictures, labels)
+    if isinstance(body, bytes):
+        (tmp_path / name).write_bytes(body)
+    else:
+        pq.write_table(pa.table({"uid": [uid_of(5)], **body}), tmp_path / name)
+    with pytest.raises(Refusal, match=what) as refused:
+        open_samples([str(shards)], tmp_path / name)
+    assert refused.value.slug == "bad-value"
+
+
 def test_labels_may_be_missing(tmp_path, digits):
     pictures, _ = digits
     samples = open_samples([str(write_pool(tmp_path / "p", pictures[:3], [4, None, 2]))])
