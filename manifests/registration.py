@@ -53,7 +53,7 @@ class Match:
 
     turn             0 to 7: `likeness.turn_pixels(right, turn)` stands as the left does
     score            0 to 1: agreeing blocks of all that show something, but no more than twice their share inside the common area's rim; of two that were
-                     compared as a whole, what is not covered
+                     compared as a whole, what is not covered; of a thumbnail, its correlation
     covered          0 to 1: blocks of the common area that show something and do not agree
     agreeing         number of blocks that agree
     left, right      the common area as a box of each picture as it is stored
@@ -80,11 +80,12 @@ FIELDS = ("turn", "score", "covered", "agreeing", *(f"a_{e}" for e in EDGES), *(
 def register(left: Seen, right: Seen) -> Match | None:
     """How `right` lies over `left`, at the proposal under which most blocks agree, or as a whole; None where nothing speaks for a copy.
 
-    Guarantee   a match takes at least `AREA` of one of the two; and at least `ENOUGH` blocks agree, which are more than parallel lines, or the two are the same as a
-                whole but for what is covered, or one to the eye, frame on frame, or one is a thumbnail of the other (then `agreeing` may be 0). A border of one colour is no evidence
-    Not found   copies turned by other angles, sheared or bent; common areas of less than 3 blocks a side; flat pictures that were cropped or recoloured; two collages
-                that share a picture without detail. Not told apart: a motif that repeats so exactly that most blocks agree,
-                two shapes with one rim whose insides show little
+    Guarantee   a match takes at least `AREA` of one of the two; and at least `ENOUGH` blocks agree, which are more than parallel lines, or the two are the same as
+                a whole but for what is covered, or one to the eye, frame on frame, or one is a thumbnail of the other (then `agreeing` may be 0). A border of one
+                colour is no evidence
+    Not found   copies turned by other angles, sheared or bent; common areas of less than 3 blocks a side; flat pictures that were cropped or recoloured; two
+                collages that share a picture without detail. Not told apart: a motif that repeats so exactly that most blocks agree, two shapes with one rim
+                whose insides show little
     Cost        1 to 5 ms
     """
     near = by_areas((left.areas, left.squares, left.parts), (right.areas, right.squares, right.parts), right.gray.shape)

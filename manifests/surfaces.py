@@ -10,7 +10,7 @@ import numpy as np
 
 from manifests.likeness import TURNS, turn_pixels
 
-__all__ = ["GAINS", "LEAST_DETAIL", "LIGHT", "SQUARE", "TURNED", "boxes", "likest_turn", "one_light", "turned_cells", "uncovered"]
+__all__ = ["LEAST_DETAIL", "LIGHT", "SQUARE", "TURNED", "boxes", "likest_turn", "one_light", "turned_cells", "uncovered"]
 
 SQUARE = 32  # cells of a side: an area squashed to a square, to be compared with others in all turns
 LIGHT = 1.0  # grey levels within which cells differ by one light
@@ -47,7 +47,10 @@ def one_light(mine: np.ndarray, theirs: np.ndarray, light: float) -> np.ndarray:
 
 
 def uncovered(greys: np.ndarray) -> np.ndarray | None:
-    """(SQUARE * SQUARE,) bool: the cells in which two pictures, (SQUARE * SQUARE, 2) greys, are one but for light and shade; None where these are too few or say too little."""
+    """(SQUARE * SQUARE,) bool: the cells in which two pictures, (SQUARE * SQUARE, 2) greys, are one but for light and shade.
+
+    None where these are too few or say too little.
+    """
     seen = _uncovered(greys, np.ones(len(greys), bool))
     if seen is None:  # a box bends the surfaces that are fitted to all
         seen = _uncovered(greys, one_light(greys[:, 0], greys[None, :, 1], LIGHT)[0])
@@ -77,7 +80,7 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def boxes(covered: np.ndarray) -> np.ndarray:
-    """(h, w) bool: cells that lie in or beside a box or a sticker among the (h, w) bool `covered`: not of a line, nor of a crescent, which are detail that one lacks."""
+    """(h, w) bool: cells that lie in or beside a box or a sticker among the (h, w) bool `covered`: not of a line or a crescent, which is detail that one lacks."""
     opened = cv2.dilate(cv2.erode(covered.astype(np.uint8), SMALLEST, borderValue=1), SMALLEST)
     _, part, facts, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
     is_box = facts[:, cv2.CC_STAT_AREA] >= FILLED * facts[:, cv2.CC_STAT_WIDTH] * facts[:, cv2.CC_STAT_HEIGHT]
@@ -86,7 +89,7 @@ def boxes(covered: np.ndarray) -> np.ndarray:
 
 
 def likest_turn(left: np.ndarray, right: np.ndarray, whose: int) -> tuple[int, float, float]:
-    """The turn of the right picture's (SQUARE * SQUARE,) greys in which its detail correlates most with the left's; that correlation r; and what it proves, in nats.
+    """The turn of the right picture's (SQUARE * SQUARE,) greys in which its detail correlates most with the left's; that correlation r; what it proves, in nats.
 
     A Gaussian field tells -ln(1 - r^2) / 2 about another for each of its independent parts. These are counted in picture `whose` (0 left, 1 right) as the
     participation ratio of its spectrum: a glow or a horizon is two or three, and no correlation of it proves much; grass is hundreds.

@@ -67,7 +67,8 @@ def copies(
     Guarantee   every dropped row is registered upon the kept row it names, and what was done is written. A border of one colour is off before two pictures are compared,
                 so a frame is no evidence; nor is a box that two smooth pictures share, nor an edge, a curve or parallel lines where a part is laid on another, nor
                 a few blocks of a motif that repeats. Not told apart: a motif that repeats so exactly that most blocks of a part agree. Blocks are compared in whole
-                numbers; what shows too little for blocks, such as a blurred picture, is compared as a whole, and a thumbnail by all that it shows. Where the two lie over each other is proposed by OpenCV's key points and by areas that look alike, which may differ by a machine's vector instructions: same
+                numbers; what shows too little for blocks, such as a blurred picture, is compared as a whole, and a thumbnail by all that it shows. Where the two lie
+                over each other is proposed by OpenCV's key points and by areas that look alike, which may differ by a machine's vector instructions: same
                 bytes on the same kind of processor. A pair that no hash and no vector proposes is not found. Of more than 8 rows with one hash the further ones
                 meet only rows that are kept: the verdicts are those of all pairs as long as no row has more than 16 kept ones of a like hash; beyond these, which a
                 warning says, a copy can stay. Figures by kind of copy: docs/BENCHMARKS.md

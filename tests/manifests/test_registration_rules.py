@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from PIL import Image
 from skimage import data
 
@@ -34,6 +35,19 @@ def test_a_motif_by_chance_needs_most_blocks():
     assert by_chance(areas, 0.5, cut=False, seen=flat)
     assert not by_chance(areas, 0.7, cut=False, seen=flat)
     assert not by_chance(points(3), 0.5, cut=False, seen=flat)
+
+
+@pytest.mark.parametrize(("against", "is_copy"), [(20, True), (21, False)])
+def test_more_blocks_against_than_for_is_no_copy(monkeypatch, against, is_copy):
+    place, shows = np.arange(64), np.ones(64, bool)
+    agrees = np.isin(place, np.flatnonzero(place // 8 % 7 * (place % 8 % 7))[:20])  # inside, where the rim does not decide
+    monkeypatch.setattr(registration, "_block_rows", lambda _: (8, 8))
+    monkeypatch.setattr(registration, "blocks", lambda *_: (agrees, shows, shows, np.cumsum(~agrees) * ~agrees > 44 - against))
+    photo = see(np.ascontiguousarray(PHOTOS["astronaut"][:320, :320]))
+    whole = (0.0, 0.0, 160.0, 160.0)
+    match = registration._compared(photo, photo, placing.Proposal(50.0, 0, (1.0, 1.0, 0.0, 0.0), whole, whole))
+    assert (match is not None) == is_copy
+    assert match is None or (match.agreeing, match.score) == (20, 20 / 64)
 
 
 def as_a_whole(monkeypatch, *, cut=False, agrees=0, against=0, both=0, covered=()):
